@@ -108,7 +108,8 @@ def load_params(path: str | Path, component: str, abstract: Any, shardings: Any 
   root = Path(path).absolute() / "params"
   if not (root / component).is_dir():
     raise CheckpointError(f"{path}: no parameters of {component} in {root}; the directory is incomplete")
-  with _quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+  handler = ocp.CompositeCheckpointHandler(**{component: ocp.StandardCheckpointHandler()})
+  with _quiet_orbax(), ocp.Checkpointer(handler) as checkpointer:
     try:
       _check_shapes(checkpointer.metadata(root).item_metadata[component], abstract, f"{root / component}")
       restored = checkpointer.restore(root, ocp.args.Composite(**{component: ocp.args.StandardRestore(target)}))

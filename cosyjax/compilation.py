@@ -1,18 +1,24 @@
-"""The persistent compilation cache, and a counter of compilations.
+"""Programs compiled ahead of time, the persistent compilation cache, and a counter of compilations.
 
 JAX's settings are global, so the library never touches them on import: programs call
 `enable_cache` once at their start.
 """
 
 import contextlib
+import logging
 import os
 import stat
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from cosyjax.errors import ConfigError
+
+log = logging.getLogger("cosyjax.compilation")
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -71,3 +77,42 @@ def count_compilations() -> Iterator[CompileCount]:
     yield counter
   finally:
     jax.monitoring.unregister_event_duration_listener(counter._listen)
+
+
+class Program:
+  """A function compiled ahead of time for every shape it has met, or was prepared for.
+
+  Compiled programs are kept by the shapes of all arguments but the first, the parameters,
+  whose shapes never change. A shape not met before is compiled on the spot, with a line in
+  the log: after a warm-up that line must not appear.
+
+  Attributes:
+    name: used in log lines and benchmark tables.
+    compile_seconds: time spent compiling, by shape key.
+  """
+
+  def __init__(self, name: str, function: Callable, donate: tuple[int, ...] = ()) -> None:
+    self.name = name
+    self.compile_seconds: dict[Hashable, float] = {}
+    self._jitted = jax.jit(function, donate_argnums=donate)
+    self._compiled: dict[Hashable, jax.stages.Compiled] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, params: Any, *args: Any) -> Any:
+    return self.prepare(params, *args)(params, *args)
+
+  def prepare(self, params: Any, *args: Any) -> jax.stages.Compiled:
+    """Compiles for these arguments, which may be arrays or `jax.ShapeDtypeStruct`."""
+    key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(args))
+    with self._lock:
+      if key not in self._compiled:
+        start = time.perf_counter()
+        self._compiled[key] = self._jitted.lower(params, *args).compile()
+        self.compile_seconds[key] = time.perf_counter() - start
+        log.info("compiled %s for %s in %.1f s", self.name, [s for s, _ in key][:6], self.compile_seconds[key])
+      return self._compiled[key]
+
+  def memory(self) -> int:
+    """Largest temporary memory of any compiled shape, bytes; 0 where the backend does not tell."""
+    sizes = [getattr(c.memory_analysis(), "temp_size_in_bytes", 0) for c in self._compiled.values()]
+    return max(sizes, default=0)
