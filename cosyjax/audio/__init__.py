@@ -1,0 +1,9 @@
+"""Audio in and out, and what the networks read of it.
+
+`cosyjax.audio.stft` (a module, so its functions are imported from there) has the Fourier transforms.
+"""
+
+from cosyjax.audio.features import kaldi_fbank, log_mel_16k, mel_24k
+from cosyjax.audio.io import check_speech, read, resample, write
+
+__all__ = ["check_speech", "kaldi_fbank", "log_mel_16k", "mel_24k", "read", "resample", "write"]
