@@ -1,0 +1,8 @@
+"""Text to the ids that the LM reads: checked, read out, split, tokenised. Host side only."""
+
+from cosyjax.text.frontend import Piece, prepare
+from cosyjax.text.normalise import normalise
+from cosyjax.text.split import split_text
+from cosyjax.text.tokenizer import TextTokenizer, tiny_tokenizer_dir
+
+__all__ = ["Piece", "TextTokenizer", "normalise", "prepare", "split_text", "tiny_tokenizer_dir"]
