@@ -1,0 +1,1 @@
+"""Settings of training and evaluation runs, one short Python file each."""

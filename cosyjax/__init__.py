@@ -10,3 +10,33 @@ Names of dimensions, used as suffixes of array names inside functions (`mel_BTM`
 """
 
 __version__ = "0.1.0"
+__all__ = ["Buckets", "Request", "Speech", "Synthesizer", "Voice", "enable_cache", "load", "random_model"]
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from cosyjax.buckets import Buckets
+  from cosyjax.compilation import enable_cache
+  from cosyjax.requests import Request, Speech
+  from cosyjax.synthesizer import Synthesizer, load, random_model
+  from cosyjax.voice import Voice
+
+_HOMES = {
+  "Buckets": "buckets",
+  "enable_cache": "compilation",
+  "Request": "requests",
+  "Speech": "requests",
+  "Synthesizer": "synthesizer",
+  "load": "synthesizer",
+  "random_model": "synthesizer",
+  "Voice": "voice",
+}
+
+
+def __getattr__(name: str) -> Any:
+  """Public names are imported when first used: `import cosyjax.audio` pulls in no model."""
+  if name not in _HOMES:
+    raise AttributeError(f"module 'cosyjax' has no attribute {name!r}")
+  import importlib
+
+  return getattr(importlib.import_module(f"cosyjax.{_HOMES[name]}"), name)

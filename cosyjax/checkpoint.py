@@ -1,15 +1,14 @@
 """The model directory: writing it whole or not at all, and reading it into any sharding.
 
-  config.json       every size and constant needed to build the modules, and the format version
-  params/           Orbax, one item per component: lm, flow, vocoder, speech_tokenizer, speaker
-  text_tokenizer/   the Qwen tokenizer files, special tags added
-  voices/           voice profiles
+config.json       every size and constant needed to build the modules, and the format version
+params/           Orbax, one item per component: lm, flow, vocoder, speech_tokenizer, speaker
+text_tokenizer/   the Qwen tokenizer files, special tags added
+voices/           voice profiles
 """
 
 import contextlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +140,7 @@ def _beside(path: Path) -> Iterator[Path]:
     work.chmod(0o755)
     if path.exists():
       path.rmdir()
-    os.replace(work, path)
+    work.replace(path)
   except OSError as error:
     raise OutputError(f"{path} cannot be written: {error}") from error
   finally:

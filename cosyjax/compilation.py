@@ -88,15 +88,16 @@ class Program:
 
   Attributes:
     name: used in log lines and benchmark tables.
+    function: what is compiled.
     compile_seconds: time spent compiling, by shape key.
   """
 
   def __init__(self, name: str, function: Callable, donate: tuple[int, ...] = ()) -> None:
-    self.name = name
+    self.name, self.function = name, function
     self.compile_seconds: dict[Hashable, float] = {}
     self._jitted = jax.jit(function, donate_argnums=donate)
     self._compiled: dict[Hashable, jax.stages.Compiled] = {}
-    self._lock = threading.Lock()
+    self._locks: dict[Hashable, threading.Lock] = {}
 
   def __call__(self, params: Any, *args: Any) -> Any:
     return self.prepare(params, *args)(params, *args)
@@ -104,7 +105,9 @@ class Program:
   def prepare(self, params: Any, *args: Any) -> jax.stages.Compiled:
     """Compiles for these arguments, which may be arrays or `jax.ShapeDtypeStruct`."""
     key = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(args))
-    with self._lock:
+    if key in self._compiled:
+      return self._compiled[key]
+    with self._locks.setdefault(key, threading.Lock()):  # other shapes may compile in other threads
       if key not in self._compiled:
         start = time.perf_counter()
         self._compiled[key] = self._jitted.lower(params, *args).compile()

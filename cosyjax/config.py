@@ -59,6 +59,9 @@ class SpeakerConfig:
   blocks: tuple[int, ...] = (12, 24, 16)
   kernels: tuple[int, ...] = (3, 3, 3)
   dilations: tuple[int, ...] = (1, 2, 2)
+  # Sum of a short last context segment over a full segment's length: what ONNX Runtime made of the released graph
+  # (opset 14) until mid-2026. PyTorch, and we by default, average over the frames that are there.
+  full_segment_divisor: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

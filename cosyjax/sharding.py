@@ -43,7 +43,9 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
   devices = list(jax.devices() if devices is None else devices)
   shape = (data, fsdp, tensor)
   if int(np.prod(shape)) != len(devices):
-    raise ConfigError(f"mesh {dict(zip(MESH_AXES, shape, strict=True))} needs {np.prod(shape)} devices, {len(devices)} given")
+    raise ConfigError(
+      f"mesh {dict(zip(MESH_AXES, shape, strict=True))} needs {np.prod(shape)} devices, {len(devices)} given"
+    )
   return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class Voice:
   def from_speaker(cls, speaker_E: np.ndarray, mel_bins: int = 80) -> "Voice":
     """A voice of which only the speaker vector [E] is known: no prompt for the LM or the flow."""
     speaker_E = np.asarray(speaker_E, np.float32)
-    return cls(speaker_E, np.zeros(0, np.int32), np.zeros((0, mel_bins), np.float32), versions=_versions())
+    return cls(speaker_E, np.zeros(0, np.int32), np.zeros((0, mel_bins), np.float32), versions=voice_versions())
 
   @property
   def seconds(self) -> float:
@@ -69,7 +68,7 @@ class Voice:
       with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         work = Path(file.name)
         file.write(data)
-      os.replace(work, path)
+      work.replace(path)
     except OSError as error:
       raise OutputError(f"{path} cannot be written: {error}") from error
     finally:
@@ -106,7 +105,8 @@ class Voice:
       raise CheckpointError(f"{path} cannot be read as a voice file: {error}") from error
 
 
-def _versions() -> dict[str, str]:
+def voice_versions() -> dict[str, str]:
+  """What a voice made now is marked with."""
   import cosyjax
 
   return {"format": str(FORMAT), "cosyjax": cosyjax.__version__}

@@ -34,6 +34,33 @@ def recordings() -> dict[str, tuple[np.ndarray, int]]:
   """Real speech: name -> (float32 samples, rate). `prompt` is 24 kHz, the two others 16 kHz."""
   import soundfile
 
-  paths = sorted((golden_files.GOLDEN / "audio").glob("*.flac")) + [ASSETS / "prompt.wav"]
+  paths = [*sorted((golden_files.GOLDEN / "audio").glob("*.flac")), ASSETS / "prompt.wav"]
   names = ["aishell_0121", "aishell_0122", "prompt"]
   return {name: soundfile.read(path, dtype="float32") for name, path in zip(names, paths, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def converted(release, tmp_path_factory) -> Path:
+  """The small release as a model directory, converted by the program."""
+  from convert import cosyvoice2
+
+  target = tmp_path_factory.mktemp("models") / "small"
+  assert cosyvoice2.main([str(release), str(target)]) == 0
+  return target
+
+
+@pytest.fixture(scope="session")
+def model(converted):
+  """The small release, loaded, with few and small buckets."""
+  import cosyjax
+
+  buckets = cosyjax.Buckets(
+    batch=(1, 4),
+    seconds=(4, 30),
+    source_seconds=(4, 30, 60),
+    prefix=(64, 256),
+    cache=(512, 2048),
+    tokens=(128, 256, 512),
+    frames=(128, 256, 1280),
+  )
+  return cosyjax.load(converted, buckets=buckets)

@@ -88,7 +88,8 @@ def test_yaml_builds_nothing(tmp_path):
   file.write_text(
     f"run: !!python/object/apply:os.system ['touch {canary}']\n"
     f"also: !apply:os.system [touch {canary}]\n"
-    "chunk: 25\nratio: 2\nflow: !new:some.Class\n  size: !ref <chunk> * <ratio>\n  same: !ref <chunk>\n  odd: !ref <none>\n"
+    "chunk: 25\nratio: 2\nflow: !new:some.Class\n"
+    "  size: !ref <chunk> * <ratio>\n  same: !ref <chunk>\n  odd: !ref <none>\n"
   )
   data = read_yaml(file)
   assert not canary.exists()

@@ -1,0 +1,165 @@
+"""Token encoder of the flow: 25 Hz tokens to 50 Hz features (paper 2.4).
+
+A convolution that looks three tokens ahead, transformer blocks with relative positions
+(Dai et al. 2019, section 3.3), upsampling by two, and more blocks. Which frames see which
+is decided by the blocks that are passed in; see `cosyjax.layers.masks`.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import FlowEncoderConfig
+from cosyjax.flow.attention import attend
+from cosyjax.layers import masks
+from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad, named
+
+RATE = 2  # mel frames per token
+
+
+def relative_positions(queries: int, keys: int, width: int, offset: int | jax.Array = 0) -> jax.Array:
+  """Sines and cosines of query position minus key position.
+
+  Args:
+    queries: number of queries, at positions offset, offset + 1, ...
+    keys: number of keys, at positions 0, 1, ...
+    width: of a row; sines at even places, cosines at odd ones.
+    offset: position of the first query. May be traced.
+
+  Returns:
+    float32 [queries + keys, width]: row r holds position offset + queries - 1 - r. The last
+    row is there for `relative_shift` and belongs to no pair.
+  """
+  position = (offset + queries - 1 - jnp.arange(queries + keys)).astype(jnp.float32)
+  rate = jnp.exp(jnp.arange(0, width, 2, dtype=jnp.float32) * (-math.log(10000.0) / width))
+  angle = position[:, None] * rate
+  return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(queries + keys, width)
+
+
+def relative_shift(x_BNTR: jax.Array) -> jax.Array:
+  """Turns scores by relative position into scores by key: [B, N, T, T + S] -> [B, N, T, S].
+
+  Row i of the result starts one place earlier than row i - 1, so with rows of T + S - 1
+  instead of T + S the columns line up by themselves: out[i, j] = x[i, T - 1 - i + j].
+  """
+  *front, queries, places = x_BNTR.shape
+  flat = x_BNTR.reshape(*front, queries * places)[..., queries - 1 : queries - 1 + queries * (places - 1)]
+  return flat.reshape(*front, queries, places - 1)[..., : places - queries]
+
+
+class RelativeAttention(nn.Module):
+  """Self-attention whose scores have a part by content and a part by distance."""
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+    width = x_BTD.shape[-1]
+    shape = (self.heads, width // self.heads)
+    into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
+    q_BTNH = dense(**into, name="query")(x_BTD)
+    k_BSNH = dense(**into, name="key")(x_BTD)
+    v_BSNH = dense(**into, name="value")(x_BTD)
+    p_RNH = dense(**into, bias=False, name="position")(positions_RD)
+    init = named(nn.initializers.xavier_uniform(), "heads", "head_dim")
+    by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
+    by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
+    distance_BNTR = jnp.einsum("btnh,rnh->bntr", q_BTNH + by_position, p_RNH, preferred_element_type=jnp.float32)
+    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, mask_BTS, relative_shift(distance_BNTR))
+    return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
+
+
+class EncoderBlock(nn.Module):
+  """Attention and feed-forward, each normalised first and added to its input."""
+
+  config: FlowEncoderConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+    c = self.config
+    y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
+    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_BTS, positions_RD)
+    y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
+    y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
+    return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
+
+
+class Embed(nn.Module):
+  """Linear layer, norm, and the factor sqrt(D) that goes with sinusoidal positions."""
+
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    y_BTD = dense(self.width, ("embed", None), dtype=self.dtype, name="linear")(x_BTD)
+    return LayerNorm(name="norm")(y_BTD) * math.sqrt(self.width)
+
+
+class LookAhead(nn.Module):
+  """Adds to each token what a convolution makes of it and the `tokens` after it."""
+
+  tokens: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BUD: jax.Array) -> jax.Array:
+    width = x_BUD.shape[-1]
+    y_BUD = jnp.pad(x_BUD, ((0, 0), (0, self.tokens), (0, 0)))
+    y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(y_BUD), 0.01)
+    return x_BUD + conv(width, 3, dtype=self.dtype, name="smooth")(left_pad(y_BUD, 2))
+
+
+class TokenEncoder(nn.Module):
+  """Embedded tokens at 25 Hz to features at 50 Hz."""
+
+  config: FlowEncoderConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x_BUD: jax.Array, lengths_B: jax.Array, blocks: jax.Array, final: bool | jax.Array = True
+  ) -> jax.Array:
+    """Encodes a batch of padded rows.
+
+    Args:
+      x_BUD: token embeddings; what stands past a row's length has no influence.
+      lengths_B: tokens in each row, look-ahead tokens included.
+      blocks: int32 [U] or [B, U], block of each token.
+      final: whether the rows end here. If not, the last `lookahead` tokens of a row are
+        only looked at: they get no frames. A bool or bool [B], may be traced.
+
+    Returns:
+      [B, 2U, D]; valid are the first `frames(lengths_B, final, lookahead)` frames of a row.
+    """
+    c = self.config
+    size = x_BUD.shape[1]
+    present_BU1 = masks.padding_mask(lengths_B, size)[..., None]
+    blocks_BU = masks.pad_blocks(blocks, spoken(lengths_B, final, c.lookahead))
+
+    # The one place where a frame reads what follows it: past a row's end there must be zeros.
+    x_BUD = jnp.where(present_BU1, Embed(c.width, self.dtype, name="embed")(x_BUD), 0)
+    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BUD)
+    mask_BUU = masks.block_mask(blocks_BU)
+    positions_RD = relative_positions(size, size, c.width)
+    for i in range(c.blocks):
+      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_BUU, positions_RD)
+
+    x_BTD = left_pad(jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
+    x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
+    x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
+    mask_BTT = masks.block_mask(masks.repeat_blocks(blocks_BU, RATE))
+    positions_RD = relative_positions(RATE * size, RATE * size, c.width)
+    for i in range(c.up_blocks):
+      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_BTT, positions_RD)
+    return LayerNorm(name="norm")(x_BTD)
+
+
+def spoken(lengths_B: jax.Array, final: bool | jax.Array, lookahead: int) -> jax.Array:
+  """Tokens of each row that get frames: all if the row ends here, else all but the look-ahead."""
+  return jnp.maximum(lengths_B - jnp.where(final, 0, lookahead), 0)

@@ -1,0 +1,174 @@
+"""Velocity network of the flow: a causal one-dimensional UNet that never resamples.
+
+One stage down, `mid_stages` in the middle, one up with a skip connection. A stage is a
+convolution block that is told the time, followed by transformer blocks. Every convolution
+looks back only; how far attention looks ahead is decided by the blocks passed in.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import UNetConfig
+from cosyjax.flow.attention import attend
+from cosyjax.layers import masks
+from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad
+
+KERNEL = 3  # frames
+
+
+def mish(x: jax.Array) -> jax.Array:
+  """x tanh(log(1 + e^x)) (Misra 2019) by one exponential: tanh(log(1 + e)) = e(e+2) / (e(e+2) + 2)."""
+  e = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the factor is 1 in float32
+  n = e * (e + 2.0)
+  return x * (n / (n + 2.0))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """x Phi(x), exact."""
+  return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def time_features(t_B: jax.Array, width: int) -> jax.Array:
+  """Sines, then cosines, of 1000 t at `width / 2` rates from 1 down to 1/10000: float32 [B, width]."""
+  half = width // 2
+  rate = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10000.0) / (half - 1)))
+  angle = (1000.0 * t_B.astype(jnp.float32))[:, None] * rate
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+  """Time to a vector that every stage reads. float32 throughout: its angles reach 1000."""
+
+  width: int
+  features: int
+
+  @nn.compact
+  def __call__(self, t_B: jax.Array) -> jax.Array:
+    exact = {"precision": jax.lax.Precision.HIGHEST}
+    x = time_features(t_B, self.features)
+    x = nn.silu(dense(self.width, (None, "mlp"), name="up", **exact)(x))
+    return dense(self.width, ("mlp", None), name="out", **exact)(x)
+
+
+class CausalConv(nn.Module):
+  """Convolution over a frame and the two before it."""
+
+  channels: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: jax.Array) -> jax.Array:
+    return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(left_pad(x_BTC, KERNEL - 1))
+
+
+class ConvUnit(nn.Module):
+  """Causal convolution, norm over channels, Mish."""
+
+  channels: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: jax.Array) -> jax.Array:
+    return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC)))
+
+
+class ResBlock(nn.Module):
+  """Two convolution units with the time added between them, and a linear path around both."""
+
+  channels: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array) -> jax.Array:
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC)
+    time_BC = dense(self.channels, ("mlp", "conv_out"), precision=jax.lax.Precision.HIGHEST, name="time")(mish(time_BF))
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype))
+    return y_BTC + dense(self.channels, ("conv_in", "conv_out"), dtype=self.dtype, name="around")(x_BTC)
+
+
+class TransformerBlock(nn.Module):
+  """Self-attention and feed-forward, each normalised first and added to its input."""
+
+  config: UNetConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    c = self.config
+    y_BTC = LayerNorm(name="attention_norm")(x_BTC)
+    into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
+    q_BTNH, k_BSNH, v_BSNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
+    y_BTNH = attend(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
+    out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
+    x_BTC = x_BTC + out(y_BTNH)
+    y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
+    y_BTF = gelu(dense(4 * c.channels, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTC))
+    return x_BTC + dense(c.channels, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
+
+
+class Stage(nn.Module):
+  """A convolution block and `config.blocks` transformer blocks."""
+
+  config: UNetConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF)
+    for i in range(self.config.blocks):
+      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_BTS)
+    return x_BTC
+
+
+class UNet(nn.Module):
+  """v(x_t, t | mu, speaker, cond): the derivative of the mel along the flow (paper 2.4)."""
+
+  config: UNetConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BTM: jax.Array,
+    mu_BTM: jax.Array,
+    speaker_BM: jax.Array,
+    cond_BTM: jax.Array,
+    t_B: jax.Array,
+    lengths_B: jax.Array,
+    blocks: jax.Array,
+  ) -> jax.Array:
+    """One evaluation.
+
+    Args:
+      x_BTM: mel on its way from noise to speech.
+      mu_BTM: encoded tokens, projected to mel bins.
+      speaker_BM: projected speaker vector.
+      cond_BTM: mel of the prompt, zero elsewhere.
+      t_B: time in [0, 1].
+      lengths_B: frames in each row.
+      blocks: int32 [T] or [B, T], block of each frame.
+
+    Returns:
+      float32 [B, T, M], zero past each row's length.
+    """
+    c = self.config
+    bins, size = x_BTM.shape[-1], x_BTM.shape[1]
+    mask_BTT = masks.block_mask(masks.pad_blocks(blocks, lengths_B))
+    time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
+    speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
+    x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
+
+    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_BTT)
+    x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC)
+    for i in range(c.mid_stages):
+      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_BTT)
+    x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
+    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_BTT)
+    x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC)
+    x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC)
+    y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)
+    return jnp.where(masks.padding_mask(lengths_B, size)[..., None], y_BTM.astype(jnp.float32), 0.0)

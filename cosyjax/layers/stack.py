@@ -1,0 +1,68 @@
+"""Two layouts of one parameter tree: a stack of layers as separate arrays, or stacked.
+
+Separate (`layers_0`, `layers_1`, ...) is what decoding wants: every matrix is one array that
+a step reads in place. Stacked (`layers`, with a leading axis) is what `nn.scan` trains:
+one layer is compiled, whatever their number. Values are the same, bit for bit.
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.errors import CheckpointError
+
+Tree = dict[str, Any]
+
+
+def stack_layers(params: Tree, name: str = "layers") -> Tree:
+  """Replaces `name_0` ... `name_{n-1}` of every level by one `name` with a leading layer axis.
+
+  Args:
+    params: nested dict of plain arrays (NumPy or JAX; under `jax.eval_shape` also abstract ones).
+    name: stem of the layers' names.
+
+  Raises:
+    CheckpointError: an index is missing, or the layers differ in structure or shape.
+  """
+  pattern = re.compile(rf"{re.escape(name)}_(\d+)")
+  layers = {int(m[1]): value for key, value in params.items() if (m := pattern.fullmatch(key))}
+  out = {key: stack_layers(value, name) if isinstance(value, dict) else value
+         for key, value in params.items() if not pattern.fullmatch(key)}  # fmt: skip
+  if not layers:
+    return out
+  if sorted(layers) != list(range(len(layers))):
+    raise CheckpointError(
+      f"stack of layers {name}: expected {name}_0 to {name}_{len(layers) - 1}, found {list(layers)}"
+    )
+  try:
+    out[name] = jax.tree.map(_stack, *(layers[i] for i in range(len(layers))))
+  except ValueError as error:
+    raise CheckpointError(f"stack of layers {name}: layers differ: {error}") from error
+  return out
+
+
+def unstack_layers(params: Tree, name: str = "layers") -> Tree:
+  """Inverse of `stack_layers`: every `name` of the tree becomes `name_0`, `name_1`, ...
+
+  Raises:
+    CheckpointError: the arrays under one `name` disagree on the number of layers.
+  """
+  out = {}
+  for key, value in params.items():
+    if not isinstance(value, dict):
+      out[key] = value
+    elif key != name:
+      out[key] = unstack_layers(value, name)
+    else:
+      counts = {leaf.shape[0] for leaf in jax.tree.leaves(value)}
+      if len(counts) != 1:
+        raise CheckpointError(f"stack of layers {name}: arrays of different leading sizes {sorted(counts)}")
+      out |= {f"{name}_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], value) for i in range(counts.pop())}
+  return out
+
+
+def _stack(*leaves: Any) -> Any:
+  return np.stack(leaves) if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp.stack(leaves)

@@ -1,0 +1,1 @@
+"""Text-speech language model: Qwen2 stack, sequence layouts, sampling, decoding."""

@@ -1,0 +1,100 @@
+"""The text-speech language model: one Qwen2 stack over text and speech tokens (paper 2.3)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import LMConfig
+from cosyjax.layers.basic import Dtype, embed
+from cosyjax.layers.masks import padding_mask
+from cosyjax.lm.qwen2 import Cache, Linear, Qwen2
+from cosyjax.lm.sequence import SPECIAL, SPEECH, TEXT
+
+
+class TextSpeechLM(nn.Module):
+  """Text and speech tokens to the distribution of the next speech token.
+
+  A sequence is two integer arrays, an id and a kind (`TEXT`, `SPEECH`, `SPECIAL`) for each
+  position; `cosyjax.lm.sequence` builds them.
+
+  Attributes:
+    config: sizes.
+    dtype: compute type of the stack; logits are float32.
+    scan, remat: layout and rematerialisation of the stack, see `Qwen2`.
+  """
+
+  config: LMConfig
+  dtype: Dtype = jnp.float32
+  scan: bool = False
+  remat: bool = False
+
+  def setup(self):
+    c = self.config
+    self.text_embedding = embed(c.text_vocab, c.width, ("vocab", "embed"))
+    self.special_embedding = embed(2, c.width, (None, "embed"))
+    self.speech_embedding = embed(c.speech_vocab, c.width, ("vocab", "embed"))
+    self.stack = Qwen2(c, self.dtype, self.scan, self.remat)
+    self.head = Linear((c.speech_vocab,), ("vocab", "embed"), bias=True)
+
+  def embed(self, ids_BL: jax.Array, kinds_BL: jax.Array) -> jax.Array:
+    """Input vectors [B, L, D] of tokens given by id and kind."""
+    pick = lambda kind: jnp.where(kinds_BL == kind, ids_BL, 0)
+    x_BLD = jnp.where((kinds_BL == SPEECH)[..., None], self.speech_embedding(pick(SPEECH)), 0.0)
+    x_BLD = jnp.where((kinds_BL == TEXT)[..., None], self.text_embedding(pick(TEXT)), x_BLD)
+    return jnp.where((kinds_BL == SPECIAL)[..., None], self.special_embedding(pick(SPECIAL)), x_BLD)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Scores of the C+3 speech ids, float32 [..., C+3]."""
+    return self.head(hidden.astype(jnp.float32))
+
+  def __call__(self, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Logits at every position, for training.
+
+    Args:
+      ids_BL, kinds_BL: int32; padding follows a row's tokens and changes no valid position.
+      lengths_B: valid positions. What the stack gives for the others is set to zero, so that
+        no gradient comes from them.
+
+    Returns:
+      float32 [B, L, C+3]: position i scores the token at i + 1.
+    """
+    hidden_BLD, _ = self.stack(self.embed(ids_BL, kinds_BL), _positions(ids_BL))
+    return self.logits(jnp.where(padding_mask(lengths_B, ids_BL.shape[1])[..., None], hidden_BLD, 0.0))
+
+  def prefill(self, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, Cache]:
+    """Runs whole prompts from an empty cache.
+
+    Returns:
+      (logits [B, C+3] after each row's last token, cache of L slots).
+    """
+    hidden_BLD, cache = self.stack(self.embed(ids_BL, kinds_BL), _positions(ids_BL))
+    return self.logits(_last(hidden_BLD, lengths_B)), cache
+
+  def step(
+    self, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array, starts_B: jax.Array, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Appends up to L tokens to each row.
+
+    Args:
+      ids_BL, kinds_BL: int32 tokens, padded at the end.
+      lengths_B: how many of them each row has; a row of 0 stays as it is.
+      starts_B: number of tokens that each row's cache holds already.
+      cache: as returned by an earlier call, with free slots.
+
+    Returns:
+      (logits [B, C+3] after each row's last new token, cache).
+    """
+    positions_BL = starts_B[:, None] + _positions(ids_BL)
+    hidden_BLD, cache = self.stack(self.embed(ids_BL, kinds_BL), positions_BL, cache)
+    return self.logits(_last(hidden_BLD, lengths_B)), cache
+
+
+def _positions(ids_BL: jax.Array) -> jax.Array:
+  return jnp.broadcast_to(jnp.arange(ids_BL.shape[1], dtype=jnp.int32), ids_BL.shape)
+
+
+def _last(hidden_BLD: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  if hidden_BLD.shape[1] == 1:
+    return hidden_BLD[:, 0]
+  index = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+  return jnp.take_along_axis(hidden_BLD, index, axis=1)[:, 0]

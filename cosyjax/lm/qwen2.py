@@ -1,0 +1,251 @@
+"""Qwen2 decoder stack (Yang et al. 2024): grouped-query attention, RoPE, SwiGLU, RMSNorm.
+
+The KV cache is an argument and a result. Slot s of a row holds the token at position s of
+that row, so rows of different lengths need no bookkeeping beyond their positions: a query
+at position p sees slots 0..p, and whatever lies in later slots is overwritten before any
+query can see it.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.config import LMConfig
+from cosyjax.errors import ConfigError
+from cosyjax.layers.basic import Dtype, RMSNorm, named
+from cosyjax.layers.masks import causal_mask
+
+# Up to so many rows a product is bound by reading the weights, and XLA's CPU matmul is
+# then fastest with the weights as its left operand.
+_FEW_ROWS = 64
+
+
+class LayerCache(NamedTuple):
+  """Keys and values of one layer. Each has the order in which decoding reads it."""
+
+  k_BKHS: jax.Array
+  v_BKSH: jax.Array
+
+
+Cache = tuple[LayerCache, ...]
+
+
+def empty_cache(config: LMConfig, batch: int, capacity: int, dtype: Dtype = jnp.float32) -> Cache:
+  """Cache of `capacity` slots for each of `batch` rows."""
+  k_shape = (batch, config.kv_heads, config.head_dim, capacity)
+  v_shape = (batch, config.kv_heads, capacity, config.head_dim)
+  return tuple(LayerCache(jnp.zeros(k_shape, dtype), jnp.zeros(v_shape, dtype)) for _ in range(config.layers))
+
+
+def pad_cache(cache: Cache, capacity: int) -> Cache:
+  """The same cache with room for `capacity` slots."""
+  extra = capacity - cache[0].v_BKSH.shape[2]
+  if extra < 0:
+    raise ConfigError(f"cache of {cache[0].v_BKSH.shape[2]} slots does not fit a capacity of {capacity}")
+  wide = ((0, 0), (0, 0), (0, 0), (0, extra))
+  tall = ((0, 0), (0, 0), (0, extra), (0, 0))
+  return tuple(LayerCache(jnp.pad(c.k_BKHS, wide), jnp.pad(c.v_BKSH, tall)) for c in cache)
+
+
+class Linear(nn.Module):
+  """Linear map with the outputs first in its kernel.
+
+  A decode step reads every weight once and does little else. With outputs first each output
+  is a dot product over contiguous memory, which on CPUs runs at the speed of memory (1.4
+  times as fast as inputs first); accelerators do not mind.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str | None, ...]  # logical names of the kernel's axes: outputs, then inputs
+  bias: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps the last `len(axes) - len(features)` axes of x to `features`."""
+    outs = len(self.features)
+    ins = len(self.axes) - outs
+    shape = (*self.features, *x.shape[-ins:])
+    fan_in = nn.initializers.variance_scaling(
+      1.0, "fan_in", "truncated_normal", in_axis=tuple(range(outs, outs + ins)), out_axis=tuple(range(outs))
+    )
+    kernel = self.param("kernel", named(fan_in, *self.axes), shape, jnp.float32).astype(self.dtype)
+    x = x.astype(self.dtype)
+    kernel_ins, x_ins = tuple(range(outs, outs + ins)), tuple(range(x.ndim - ins, x.ndim))
+    if math.prod(x.shape[:-ins]) <= _FEW_ROWS:
+      y = jax.lax.dot_general(kernel, x, ((kernel_ins, x_ins), ((), ())))
+      y = jnp.moveaxis(y, range(outs), range(-outs, 0))
+    else:
+      y = jax.lax.dot_general(x, kernel, ((x_ins, kernel_ins), ((), ())))
+    if self.bias:
+      bias = self.param("bias", named(nn.initializers.zeros, *self.axes[:outs]), self.features, jnp.float32)
+      y = y + bias.astype(self.dtype)
+    return y
+
+
+def rotary_angles(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines of rotary position embedding (Su et al. 2021), float32 [B, L, H/2] each."""
+  rates = np.float32(1.0) / np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+  angles = positions_BL.astype(jnp.float32)[..., None] * rates
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BLNH: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Turns channel pairs (i, i + H/2) of each head by the angles of its position."""
+  cos, sin = (a[:, :, None, :].astype(x_BLNH.dtype) for a in rotary)
+  left, right = jnp.split(x_BLNH, 2, axis=-1)
+  return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+class Attention(nn.Module):
+  """Causal grouped-query attention."""
+
+  config: LMConfig
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    positions_BL: jax.Array,
+    rotary: tuple[jax.Array, jax.Array],
+    mask_BLS: jax.Array,
+    cache: LayerCache | None,
+  ) -> tuple[jax.Array, LayerCache]:
+    c = self.config
+    groups = c.heads // c.kv_heads
+    batch, length, _ = x_BLD.shape
+
+    def project(heads: int, axis: str, name: str) -> jax.Array:
+      axes = (axis, "head_dim", "embed")
+      return Linear((heads, c.head_dim), axes, bias=True, dtype=self.dtype, name=name)(x_BLD)
+
+    q_BLNH = rotate(project(c.heads, "heads", "q"), rotary)
+    k_BLKH = rotate(project(c.kv_heads, "kv_heads", "k"), rotary)
+    v_BLKH = project(c.kv_heads, "kv_heads", "v")
+    if cache is None:
+      cache = LayerCache(k_BLKH.transpose(0, 2, 3, 1), v_BLKH.transpose(0, 2, 1, 3))
+    else:
+      cache = _write(cache, k_BLKH, v_BLKH, positions_BL)
+
+    # Groups and positions share an axis, so that each key head is one matrix product.
+    q_BKXH = q_BLNH.reshape(batch, length, c.kv_heads, groups, c.head_dim).transpose(0, 2, 3, 1, 4)
+    q_BKXH = q_BKXH.reshape(batch, c.kv_heads, groups * length, c.head_dim) * c.head_dim**-0.5
+    scores = jnp.einsum("BKXH,BKHS->BKXS", q_BKXH, cache.k_BKHS, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, c.kv_heads, groups, length, -1)
+    scores = jnp.where(mask_BLS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype).reshape(batch, c.kv_heads, groups * length, -1)
+    y = jnp.einsum("BKXS,BKSH->BKXH", weights, cache.v_BKSH)
+    y = y.reshape(batch, c.kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
+    y_BLNH = y.reshape(batch, length, c.heads, c.head_dim)
+    return Linear((c.width,), ("embed", "heads", "head_dim"), dtype=self.dtype, name="o")(y_BLNH), cache
+
+
+def _write(cache: LayerCache, k_BLKH: jax.Array, v_BLKH: jax.Array, positions_BL: jax.Array) -> LayerCache:
+  """Puts new keys and values into the slots of their positions; those past the end are dropped."""
+  batch, _, heads, _ = k_BLKH.shape
+  b = jnp.arange(batch)[:, None, None]
+  n = jnp.arange(heads)[None, None, :]
+  p = positions_BL[:, :, None]
+  return LayerCache(
+    cache.k_BKHS.at[b, n, :, p].set(k_BLKH.astype(cache.k_BKHS.dtype), mode="drop"),
+    cache.v_BKSH.at[b, n, p].set(v_BLKH.astype(cache.v_BKSH.dtype), mode="drop"),
+  )
+
+
+class FeedForward(nn.Module):
+  """SwiGLU (Shazeer 2020)."""
+
+  config: LMConfig
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    ffn = self.config.ffn
+    gate_BLF = Linear((ffn,), ("mlp", "embed"), dtype=self.dtype, name="gate")(x_BLD)
+    up_BLF = Linear((ffn,), ("mlp", "embed"), dtype=self.dtype, name="up")(x_BLD)
+    return Linear((self.config.width,), ("embed", "mlp"), dtype=self.dtype, name="down")(jax.nn.silu(gate_BLF) * up_BLF)
+
+
+class Layer(nn.Module):
+  """One pre-norm decoder layer."""
+
+  config: LMConfig
+  dtype: Dtype = jnp.float32
+  keep: bool = True  # return keys and values; training has no use for them
+
+  @nn.compact
+  def __call__(self, x_BLD, positions_BL, rotary, mask_BLS, cache=None):
+    norm = lambda name: RMSNorm(self.config.norm_eps, name=name)
+    attention = Attention(self.config, self.dtype, name="attention")
+    y_BLD, cache = attention(norm("attention_norm")(x_BLD), positions_BL, rotary, mask_BLS, cache)
+    x_BLD = x_BLD + y_BLD
+    x_BLD = x_BLD + FeedForward(self.config, self.dtype, name="mlp")(norm("mlp_norm")(x_BLD))
+    return x_BLD, cache if self.keep else None
+
+
+class Qwen2(nn.Module):
+  """The stack with its last norm.
+
+  Attributes:
+    config: sizes.
+    dtype: compute type; norms and softmax stay float32.
+    scan: parameters stacked under `layers` and run by `nn.scan` (training), or separate
+      `layers_0`, `layers_1`, ... (decoding). `cosyjax.layers.stack` goes between.
+    remat: recompute each layer in the backward pass.
+  """
+
+  config: LMConfig
+  dtype: Dtype = jnp.float32
+  scan: bool = False
+  remat: bool = False
+
+  @nn.compact
+  def __call__(
+    self, x_BLD: jax.Array, positions_BL: jax.Array, cache: Cache | None = None
+  ) -> tuple[jax.Array, Cache | None]:
+    """Runs L tokens per row.
+
+    Args:
+      x_BLD: input vectors.
+      positions_BL: int32 position of each in its row, rising along L. Padding comes after a
+        row's tokens and takes the positions that follow; nothing valid sees it.
+      cache: keys and values of earlier positions; None if there are none.
+
+    Returns:
+      (hidden [B, L, D], cache). With `cache` given, the same slots, updated; without, one of
+      exactly L slots (None under `scan`, which has no use for it).
+
+    Raises:
+      ConfigError: a cache was given to the stacked layout.
+    """
+    c = self.config
+    if self.scan and cache is not None:
+      raise ConfigError("a cache needs the layout of separate layers (scan=False); see cosyjax.layers.stack")
+    rotary = rotary_angles(positions_BL, c.head_dim, c.rope_theta)
+    slots = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
+    mask_BLS = causal_mask(positions_BL, slots)
+    x_BLD = x_BLD.astype(self.dtype)
+    layer = nn.remat(Layer, prevent_cse=not self.scan) if self.remat else Layer
+    if self.scan:
+      stack = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=c.layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )
+      x_BLD, cache = stack(c, self.dtype, keep=False, name="layers")(x_BLD, positions_BL, rotary, mask_BLS)
+    else:
+      caches = []
+      for i in range(c.layers):
+        one = cache[i] if cache else None
+        x_BLD, new = layer(c, self.dtype, name=f"layers_{i}")(x_BLD, positions_BL, rotary, mask_BLS, one)
+        caches.append(new)
+      cache = tuple(caches)
+    return RMSNorm(c.norm_eps, name="norm")(x_BLD), cache

@@ -1,0 +1,186 @@
+"""The sequence layouts of the text-speech model, as integer rows (paper Fig. 2 and section 2.3).
+
+A row is two arrays, an id and a kind for each position. Every layout starts with START:
+
+  known text          START text TURN speech              targets: speech, end
+  interleaved text    START (N text, M speech)* rest TURN speech
+                      targets: M speech and fill after each whole block, at last speech, end
+
+With N = 5 and M = 15 in the release. For inference the speech is that of the prompt (in
+context, ICL) or none (a fine-tuned speaker, SFT) and the model goes on from there; the text
+is then the prompt's transcript followed by what is to be said.
+
+All functions run on the host and return NumPy arrays.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cosyjax.config import LMConfig
+from cosyjax.errors import TokenError
+
+TEXT, SPEECH, SPECIAL = 0, 1, 2  # kinds: which embedding an id belongs to
+START, TURN = 0, 1  # ids of kind SPECIAL: start of sequence, turn of speech
+IGNORE = -1  # target of a position that is not trained
+
+Ids = Sequence[int] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingRow:
+  """One training sequence.
+
+  Attributes:
+    ids_L, kinds_L: int32 tokens.
+    targets_L: int32 speech id that each position predicts, or `IGNORE`.
+  """
+
+  ids_L: np.ndarray
+  kinds_L: np.ndarray
+  targets_L: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+  """Rows padded to one length.
+
+  Attributes:
+    ids_BL, kinds_BL: int32; padding is text id 0.
+    targets_BL: int32, `IGNORE` in padding.
+    lengths_B: int32 valid positions; 0 for rows that only fill the batch.
+  """
+
+  ids_BL: np.ndarray
+  kinds_BL: np.ndarray
+  targets_BL: np.ndarray
+  lengths_B: np.ndarray
+
+
+def known_text_row(prompt_text: Ids, text: Ids, prompt_speech: Ids = ()) -> tuple[np.ndarray, np.ndarray]:
+  """Row up to the first new speech token, all text known: (ids [L], kinds [L]).
+
+  With a prompt's transcript and speech tokens the model continues the prompt (ICL); with
+  neither it speaks on its own (SFT).
+
+  Raises:
+    TokenError: there is no text.
+  """
+  if not len(text):
+    raise TokenError("known_text_row: no text ids to speak")
+  return _join([(SPECIAL, [START]), (TEXT, prompt_text), (TEXT, text), (SPECIAL, [TURN]), (SPEECH, prompt_speech)])
+
+
+def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool) -> TrainingRow:
+  """Training row with its targets.
+
+  Args:
+    text: text ids.
+    speech: speech ids of the same utterance.
+    config: gives N, M and the special speech ids.
+    interleaved: asks for the interleaved layout (drawn by the caller, with probability 1/2
+      in the release). A row with too little speech for it, speech / text <= M / N, gets the
+      known-text layout.
+
+  Raises:
+    TokenError: no text, no speech, or an id outside its vocabulary.
+  """
+  text, speech = _checked("text", text, config.text_vocab), _checked("speech", speech, config.speech_codes)
+  if interleaved and _enough_speech(len(text), len(speech), config):
+    opening, used_text, used_speech = interleave(text, speech, config)
+    targets = [IGNORE]
+    for start in range(0, used_speech, config.mix_speech):
+      targets += [IGNORE] * (config.mix_text - 1) + speech[start : start + config.mix_speech].tolist()
+      targets += [config.fill_id]
+  else:
+    opening, used_text, used_speech = _join([(SPECIAL, [START])]), 0, 0
+    targets = [IGNORE]
+  closing = closing_tokens(text[used_text:], speech[used_speech:])
+  targets += [IGNORE] * (len(text) - used_text) + speech[used_speech:].tolist() + [config.end_id]
+  ids_L, kinds_L = (np.concatenate(pair) for pair in zip(opening, closing, strict=True))
+  return TrainingRow(ids_L, kinds_L, np.asarray(targets, np.int32))
+
+
+def interleave(text: Ids, speech: Ids, config: LMConfig) -> tuple[tuple[np.ndarray, np.ndarray], int, int]:
+  """START and as many blocks of N text and M speech ids as the text allows.
+
+  Opens a training row and a streamed request. A block needs N text ids; the last one may
+  hold less than M speech ids (a prompt's end, which the model then completes), and where no
+  speech is left no block is opened, except a first one of text alone (SFT).
+
+  Returns:
+    ((ids, kinds), text ids used, speech ids used).
+  """
+  text, speech = np.asarray(text, np.int32), np.asarray(speech, np.int32)
+  n, m = config.mix_text, config.mix_speech
+  blocks = min(len(text) // n, max(-(-len(speech) // m), 1))
+  parts = [(SPECIAL, [START])]
+  for i in range(blocks):
+    parts += [(TEXT, text[i * n : (i + 1) * n]), (SPEECH, speech[i * m : (i + 1) * m])]
+  return _join(parts), blocks * n, min(blocks * m, len(speech))
+
+
+def text_tokens(text: Ids) -> tuple[np.ndarray, np.ndarray]:
+  """The next N text ids of a streamed request, which answer a fill token: (ids, kinds)."""
+  return _join([(TEXT, text)])
+
+
+def closing_tokens(text: Ids, speech: Ids = ()) -> tuple[np.ndarray, np.ndarray]:
+  """The end of the text: what is left of it, TURN, and speech not yet placed: (ids, kinds)."""
+  return _join([(TEXT, text), (SPECIAL, [TURN]), (SPEECH, speech)])
+
+
+def speech_until_fill(prompt_speech: int, config: LMConfig) -> int:
+  """Speech ids that a streamed request of so many prompt ids produces before the first fill is due."""
+  return config.mix_speech - prompt_speech % config.mix_speech
+
+
+def pad_rows(rows: Sequence[Any], *, length: int | None = None, batch: int | None = None) -> Rows:
+  """Pads rows to one length and one batch size.
+
+  Args:
+    rows: `TrainingRow`s, or (ids, kinds) pairs.
+    length: positions; the longest row's if None.
+    batch: rows; as many as there are if None.
+
+  Raises:
+    TokenError: a row is longer than `length`, or there are more than `batch`.
+  """
+  triples = [
+    (r.ids_L, r.kinds_L, r.targets_L) if isinstance(r, TrainingRow) else (*r, np.full(len(r[0]), IGNORE)) for r in rows
+  ]
+  lengths = [len(ids) for ids, _, _ in triples]
+  length = max(lengths, default=1) if length is None else length
+  batch = len(triples) if batch is None else batch
+  if len(triples) > batch or max(lengths, default=0) > length:
+    raise TokenError(f"pad_rows: {len(triples)} rows of {max(lengths, default=0)} do not fit [{batch}, {length}]")
+  out = Rows(
+    np.zeros((batch, length), np.int32),
+    np.full((batch, length), TEXT, np.int32),
+    np.full((batch, length), IGNORE, np.int32),
+    np.zeros(batch, np.int32),
+  )
+  for b, (ids, kinds, targets) in enumerate(triples):
+    out.ids_BL[b, : lengths[b]], out.kinds_BL[b, : lengths[b]], out.targets_BL[b, : lengths[b]] = ids, kinds, targets
+    out.lengths_B[b] = lengths[b]
+  return out
+
+
+def _enough_speech(text: int, speech: int, config: LMConfig) -> bool:
+  return speech * config.mix_text > text * config.mix_speech
+
+
+def _checked(what: str, ids: Ids, size: int) -> np.ndarray:
+  ids = np.asarray(ids)
+  if ids.ndim != 1 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+    raise TokenError(f"{what} ids: expected a list of at least one integer, found {ids.dtype} {ids.shape}")
+  if ids.min() < 0 or ids.max() >= size:
+    raise TokenError(f"{what} ids: expected 0 to {size - 1}, found {ids.min()} to {ids.max()}")
+  return ids.astype(np.int32)
+
+
+def _join(parts: Sequence[tuple[int, Ids]]) -> tuple[np.ndarray, np.ndarray]:
+  ids = np.concatenate([np.asarray(ids, np.int32).reshape(-1) for _, ids in parts])
+  return ids, np.concatenate([np.full(len(ids), kind, np.int32) for kind, ids in parts])

@@ -1,0 +1,1 @@
+"""HiFT vocoder: f0, harmonic source, iSTFT generator."""

@@ -1,0 +1,118 @@
+"""Harmonic source: sines at multiples of f0, with the phase kept exactly over any length.
+
+The released model uses the second of its repository's two sine generators ("SineGen2",
+chosen because its rate is not 22,050 Hz). That one adds up the phase once a frame, at the
+frame's centre, and interpolates between centres: within half a frame before and after a
+border the frequency is that of the later frame, and the first and the last half frame stand
+still.
+
+Its phase is a float32 sum of thousands of radians, which rounds ever more coarsely (0.03 rad
+after half a minute). Here the phase is a 32-bit unsigned fraction of a cycle, as in a digital
+oscillator: integer addition wraps around at one full cycle, so the sum modulo 1 is exact,
+whatever the length and whatever the order in which it is added.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import HOP, SAMPLE_RATE
+
+
+def harmonic_source(
+  f0_BT: jax.Array,
+  phase_BH: jax.Array,
+  noise_BAH: jax.Array,
+  *,
+  amplitude: float = 0.1,
+  noise_scale: float = 0.003,
+  threshold: float = 10.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Sines of f0 and its overtones where voiced, noise everywhere (Wang et al. 2019, NSF, section II-B).
+
+  Args:
+    f0_BT: fundamental in Hz, not negative, [B, T]; 0 past a row's end.
+    phase_BH: phase of each harmonic before the first sample, in cycles. The released code
+      draws one, but adds it to a sample that its own downsampling skips: zeros are its output.
+    noise_BAH: standard normal noise [B, A, H], A = 480 T.
+    amplitude: of the sines; a third of it is the noise's scale where unvoiced.
+    noise_scale: of the noise where voiced.
+    threshold: Hz above which a frame is voiced.
+
+  Returns:
+    harmonics [B, A, H] and voiced, bool [B, A].
+  """
+  frames, harmonics = f0_BT.shape[1], phase_BH.shape[1]
+  sines_BAH = amplitude * sine_of_cycles(sample_cycles(f0_BT, phase_BH))
+  voiced_BA = jnp.repeat(f0_BT > threshold, HOP, axis=1, total_repeat_length=frames * HOP)
+  voiced_BA1 = voiced_BA[..., None]
+  noise_BAH = noise_BAH[:, : frames * HOP, :harmonics] * jnp.where(voiced_BA1, noise_scale, amplitude / 3)
+  return jnp.where(voiced_BA1, sines_BAH, 0) + noise_BAH, voiced_BA
+
+
+def sample_cycles(f0_BT: jax.Array, phase_BH: jax.Array) -> jax.Array:
+  """Phase of every harmonic at every sample in units of 2^-32 cycle: uint32 [B, A, H].
+
+  Args:
+    f0_BT: fundamental in Hz, [B, T].
+    phase_BH: phase before the first sample, in cycles, [B, H]. Harmonic h runs at h + 1 times f0.
+  """
+  batch, frames = f0_BT.shape
+  harmonics = phase_BH.shape[1]
+  half = HOP // 2
+  cycles_BT = f0_BT.astype(jnp.float32) / SAMPLE_RATE
+  # The fraction of a float32 is exact, and its bits down to 2^-32 are all that f0 > 47 Hz has.
+  step_BT = jnp.round((cycles_BT - jnp.floor(cycles_BT)) * 2.0**32).astype(jnp.uint32)
+  multiples_H = jnp.arange(1, harmonics + 1, dtype=jnp.uint32)
+  step_BTH = step_BT[..., None] * multiples_H
+  centre_BTH = jnp.cumsum(step_BTH, axis=1, dtype=jnp.uint32) * jnp.uint32(HOP)
+  centre_BTH += fixed_point(phase_BH)[:, None]
+  # Half a frame up to a centre runs at the frame's own step, the half after it at the next one's.
+  still_B1H = jnp.zeros_like(step_BTH[:, :1])
+  before_BTH = jnp.concatenate([still_B1H, step_BTH[:, 1:]], axis=1)
+  after_BTH = jnp.concatenate([step_BTH[:, 1:], still_B1H], axis=1)
+  step_BTPH = jnp.stack([before_BTH, after_BTH], axis=2)
+  # A centre lies between two samples: sample s of the frame is s - 239.5 steps away from it.
+  start_BTPH = centre_BTH[:, :, None] + (step_BTPH >> 1)
+  offset_PS = (jnp.arange(HOP, dtype=jnp.int32) - half).astype(jnp.uint32).reshape(2, half)
+  cycles_BTPSH = start_BTPH[:, :, :, None] + step_BTPH[:, :, :, None] * offset_PS[..., None]
+  return cycles_BTPSH.reshape(batch, frames * HOP, harmonics)
+
+
+def fixed_point(cycles: jax.Array) -> jax.Array:
+  """Cycles (float, any sign) modulo 1, in units of 2^-32 and to 24 bits: uint32."""
+  fraction = cycles - jnp.round(cycles)
+  return jnp.round(fraction * 2.0**24).astype(jnp.int32).astype(jnp.uint32) << 8
+
+
+def sine_of_cycles(cycles: jax.Array) -> jax.Array:
+  """sin(2 pi x) of phases in units of 2^-32 cycle, float32."""
+  signed = jax.lax.bitcast_convert_type(cycles, jnp.int32)  # -1/2 to 1/2 of a cycle
+  return jnp.sin(signed.astype(jnp.float32) * (2 * jnp.pi * 2.0**-32))
+
+
+def request_phase_noise(
+  key: jax.Array | None, frames: int, harmonics: int, *, random_phase: bool = False
+) -> tuple[jax.Array, jax.Array]:
+  """Initial phases and noise of one request, for one row of `phase_BH` and `noise_BAH`.
+
+  Frame t's noise depends on the key and on t alone, so a longer bucket extends it and
+  changes nothing. For a batch, `jax.vmap` over its keys.
+
+  Args:
+    key: the request's key for this stage; None for zeros throughout.
+    frames: mel frames to make noise for.
+    harmonics: sines, the fundamental included.
+    random_phase: draw the overtones' initial phases. The released model has zeros in effect.
+
+  Returns:
+    phase [H] in cycles and noise [480 frames, H].
+  """
+  if key is None:
+    return jnp.zeros((harmonics,)), jnp.zeros((frames * HOP, harmonics))
+  phase_key, noise_key = jax.random.split(key)
+  phase_H = jnp.zeros((harmonics,))
+  if random_phase:
+    phase_H = jax.random.uniform(phase_key, (harmonics,)).at[0].set(0.0)
+  keys_T = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, jnp.arange(frames))
+  noise_TSH = jax.vmap(lambda k: jax.random.normal(k, (HOP, harmonics)))(keys_T)
+  return phase_H, noise_TSH.reshape(frames * HOP, harmonics)

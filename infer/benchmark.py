@@ -1,0 +1,212 @@
+"""Times every stage, compiled and warm, compilation apart.
+
+  python -m infer.benchmark --preset cosyvoice2 --batch 1 4 --dtype float32
+  python -m infer.benchmark --model DIR --batch 1 8 --dtype bfloat16 --json figures.json
+
+Token counts are forced, so that random weights measure what real ones would. d_lm, d_fm and
+d_voc are the times that LM, flow and vocoder spend on one speech token of the first chunk
+of M tokens, prompt work included; L_TTS = M (d_lm + d_fm + d_voc) (paper, Eq. 11).
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cosyjax import __version__
+from cosyjax import config as config_lib
+from cosyjax.buckets import Buckets
+from cosyjax.errors import OutputError
+from cosyjax.lm import sequence
+from cosyjax.stages import DECODE_STEPS, LMRow, Solve
+from cosyjax.synthesizer import Synthesizer, load, random_model
+from infer import options
+
+FIGURES = {
+  "compile_s": "all programs of this row, s",
+  "voice_ms": "tokens, mel and speaker vector of the prompt, ms",
+  "prefill_ms": "LM prefill, ms",
+  "token_ms": "LM, per step (one token of every row), ms",
+  "flow_step_ms": "flow, per Euler step, ms",
+  "flow_ms": "flow, all steps, ms",
+  "vocoder_ms": "vocoder, ms",
+  "d_lm_ms": "LM, per token of the first chunk, ms",
+  "d_fm_ms": "flow, per token of the first chunk, ms",
+  "d_voc_ms": "vocoder, per token of the first chunk, ms",
+  "l_tts_ms": "first packet by Eq. 11, ms",
+  "rtf": "real-time factor: time over audio, all rows",
+  "audio_per_s": "audio seconds made per second",
+  "peak_mb": "peak memory so far, MB (device if it tells, else this process)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What is computed in a benchmark row."""
+
+  batch: int
+  text: int
+  prompt_seconds: float
+  tokens: int
+  repeats: int
+  seed: int = 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m infer.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--model", type=Path, help="model directory")
+  source.add_argument("--preset", choices=sorted(config_lib.PRESETS), help="seeded random weights of this size")
+  parser.add_argument("--batch", type=int, nargs="+", default=[1])
+  parser.add_argument("--dtype", nargs="+", default=["auto"], choices=["auto", "float32", "bfloat16"])
+  parser.add_argument("--text", type=int, default=40, help="text ids of a row, prompt text included")
+  parser.add_argument("--prompt-seconds", type=float, default=3.0)
+  parser.add_argument("--tokens", type=int, default=250, help="speech tokens to make (25 a second)")
+  parser.add_argument("--repeats", type=int, default=3, help="the median of this many warm runs is printed")
+  parser.add_argument("--json", type=Path, help="write the figures to this file too")
+  options.version_flag(parser)
+  args = parser.parse_args(argv)
+  if min(*args.batch, args.text, args.tokens, args.repeats) < 1 or not 0.5 <= args.prompt_seconds <= 30:
+    parser.error("--batch, --text, --tokens and --repeats are at least 1, --prompt-seconds 0.5 to 30")
+  return args
+
+
+def open_model(args: argparse.Namespace, dtype: str, buckets: Buckets) -> Synthesizer:
+  if args.preset:
+    return random_model(args.preset, dtype=dtype, buckets=buckets)
+  return load(args.model, dtype=dtype, buckets=buckets)
+
+
+def exact_buckets(args: argparse.Namespace) -> Buckets:
+  """Buckets of just the sizes that are timed: no padding in the figures."""
+  prompt = round(args.prompt_seconds * config_lib.TOKEN_RATE)
+  prefix = args.text + prompt + 2
+  chunk = config_lib.FlowConfig().chunk
+  return Buckets(
+    batch=tuple(sorted(set(args.batch))),
+    seconds=(4, 8, 16, 30),
+    prefix=(prefix,),
+    cache=(prefix + args.tokens,),
+    tokens=tuple(sorted({prompt + chunk, prompt + args.tokens})),
+    frames=tuple(sorted({2 * chunk, 2 * args.tokens})),
+  )
+
+
+def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
+  """Figures of one row, as named in `FIGURES`."""
+  stages, rng = model.stages, np.random.default_rng(shape.seed)
+  chunk, prompt = model.config.flow.chunk, round(shape.prompt_seconds * config_lib.TOKEN_RATE)
+  wave = rng.normal(0, 0.1, int(shape.prompt_seconds * config_lib.SAMPLE_RATE)).astype(np.float32)
+  tokens_U = rng.integers(0, model.config.lm.speech_codes, prompt + shape.tokens).astype(np.int32)
+  mel_TM = rng.normal(-5, 2, (2 * prompt, model.config.flow.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=model.config.flow.speaker).astype(np.float32)
+  text = rng.integers(0, min(480, model.config.lm.text_vocab), shape.text).tolist()
+  ids_L, kinds_L = sequence.known_text_row([], text, tokens_U[:prompt])
+
+  def rows(count: int) -> list[LMRow]:
+    return [LMRow("", ids_L, kinds_L, count, count, shape.seed + i, 0) for i in range(shape.batch)]
+
+  def solve(new: int) -> list[np.ndarray]:
+    return stages.solve([Solve(tokens_U[: prompt + new], mel_TM, speaker_E)] * shape.batch)
+
+  def vocode(new: int) -> list[np.ndarray]:
+    mel = np.resize(mel_TM if len(mel_TM) else np.full((1, model.config.flow.mel_bins), -5.0), (2 * new, 80))
+    return stages.vocode([mel.astype(np.float32)] * shape.batch, [(i, 0) for i in range(shape.batch)])
+
+  before = sum(sum(p.compile_seconds.values()) for p in stages.programs)
+  timed = lambda work: _median(work, shape.repeats)
+  figures = {
+    "voice_ms": timed(lambda: stages.analyse(wave, wave[: len(wave) * 2 // 3])),
+    "prefill_ms": timed(lambda: stages.speak(rows(0))),
+  }
+  decode_ms = timed(lambda: stages.speak(rows(shape.tokens)))
+  chunk_lm_ms = timed(lambda: stages.speak(rows(min(chunk, shape.tokens))))
+  rounds = -(-shape.tokens // DECODE_STEPS)
+  figures["token_ms"] = (decode_ms - figures["prefill_ms"]) / min(rounds * DECODE_STEPS, shape.tokens)
+  figures["flow_ms"] = timed(lambda: solve(shape.tokens))
+  figures["flow_step_ms"] = figures["flow_ms"] / model.config.flow.steps
+  figures["vocoder_ms"] = timed(lambda: vocode(shape.tokens))
+  figures["d_lm_ms"] = chunk_lm_ms / chunk
+  figures["d_fm_ms"] = timed(lambda: solve(chunk)) / chunk
+  figures["d_voc_ms"] = timed(lambda: vocode(chunk)) / chunk
+  figures["l_tts_ms"] = chunk * (figures["d_lm_ms"] + figures["d_fm_ms"] + figures["d_voc_ms"])
+  audio_ms = 1e3 * shape.batch * shape.tokens / config_lib.TOKEN_RATE
+  figures["rtf"] = (decode_ms + figures["flow_ms"] + figures["vocoder_ms"]) / audio_ms
+  figures["audio_per_s"] = 1 / figures["rtf"]
+  figures["compile_s"] = sum(sum(p.compile_seconds.values()) for p in stages.programs) - before
+  figures["peak_mb"] = peak_bytes() / 1e6
+  return {name: figures[name] for name in FIGURES}
+
+
+def _median(work: Callable[[], Any], repeats: int) -> float:
+  """Median milliseconds of `repeats` runs, after one that compiles."""
+  work()
+  times = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    work()
+    times.append(1e3 * (time.perf_counter() - start))
+  return statistics.median(times)
+
+
+def peak_bytes() -> int:
+  """Most memory ever in use: of the first device if it tells, else of this process."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "peak_bytes_in_use" in stats:
+    return stats["peak_bytes_in_use"]
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+  """Figures down, one column per row of the benchmark."""
+  lines = [f"{'':<14}" + "".join(f"{r['dtype']:>10} x{r['batch']:<3}" for r in rows)]
+  for name, meaning in FIGURES.items():
+    lines.append(f"{name:<14}" + "".join(f"{r[name]:>14.4g}" for r in rows) + f"   {meaning}")
+  return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+  args = parse(argv)
+  if args.json and not args.json.parent.is_dir():
+    raise OutputError(f"{args.json.parent} is not a directory")
+  if args.preset:
+    print(options.RANDOM_WEIGHTS, file=sys.stderr)
+  rows, buckets = [], exact_buckets(args)
+  for dtype in dict.fromkeys(args.dtype):
+    model = open_model(args, dtype, buckets)
+    for batch in dict.fromkeys(args.batch):
+      shape = Shape(batch, args.text, args.prompt_seconds, args.tokens, args.repeats)
+      print(f"timing {model.stages.dtype}, batch {batch} ...", file=sys.stderr)
+      figures = measure(model, shape)
+      rows.append({"dtype": model.stages.dtype, **dataclasses.asdict(shape), **figures})
+  device = jax.devices()[0]
+  about = {
+    "cosyjax": __version__,
+    "jax": jax.__version__,
+    "python": platform.python_version(),
+    "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
+    "model": str(args.model or f"preset {args.preset}, random weights"),
+  }
+  print(", ".join(f"{k} {v}" for k, v in about.items()))
+  audio = f"{args.tokens} tokens = {args.tokens / config_lib.TOKEN_RATE:g} s of audio a row"
+  print(f"{args.text} text ids, {args.prompt_seconds:g} s prompt, {audio}")
+  print(table(rows))
+  if args.json:
+    args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(options.run(main))

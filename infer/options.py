@@ -1,0 +1,84 @@
+"""Flags, model loading and progress bars that the programs share."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import cosyjax
+from cosyjax import config as config_lib
+from cosyjax.compilation import enable_cache
+from cosyjax.errors import AudioError, CosyError
+from cosyjax.synthesizer import Synthesizer, load, random_model
+from cosyjax.voice import Voice
+
+RANDOM_WEIGHTS = (
+  "The weights are random (seeded): the output is noise of the right shape, not speech. "
+  "Convert an official CosyVoice 2 directory for speech: python -m convert.cosyvoice2 SRC DST"
+)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--model", type=Path, help="model directory, from python -m convert.cosyvoice2")
+  source.add_argument("--preset", choices=sorted(config_lib.PRESETS), help="seeded random weights of this size")
+  parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="compute type")
+  parser.add_argument("--no-cache", action="store_true", help="do not keep compiled programs on disk")
+  parser.add_argument("--verbose", action="store_true", help="log the text as it is read, and compilations")
+
+
+def open_model(args: argparse.Namespace) -> Synthesizer:
+  """Sets up logging and the compilation cache, and loads what the flags name."""
+  logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+  logging.getLogger("cosyjax").setLevel(logging.INFO if args.verbose else logging.WARNING)
+  if not args.no_cache:
+    enable_cache()
+  if args.preset:
+    print(RANDOM_WEIGHTS, file=sys.stderr)
+    return random_model(args.preset, dtype=args.dtype)
+  return load(args.model, dtype=args.dtype)
+
+
+def make_voice(model: Synthesizer, voice: str | None, prompt_wav: str | None, prompt_text: str) -> Voice:
+  """A voice from a saved file, or from a recording and its transcript."""
+  if voice:
+    return Voice.load(voice)
+  if not prompt_wav:
+    raise AudioError("no voice: give --prompt-wav (with --prompt-text), or --voice FILE")
+  return model.voice(prompt_wav, prompt_text)
+
+
+class Bars:
+  """One progress bar per stage, on standard error, shown only where somebody watches."""
+
+  def __init__(self, least: int = 2) -> None:
+    self._bars: dict[str, tqdm] = {}
+    self._least = least
+
+  def __call__(self, stage: str, done: int, total: int) -> None:
+    if total < self._least:
+      return
+    if stage not in self._bars:
+      self._bars[stage] = tqdm(total=total, desc=stage, file=sys.stderr, disable=None, leave=False)
+    bar = self._bars[stage]
+    bar.update(done - bar.n)
+    if done == total:
+      self._bars.pop(stage).close()
+
+
+def run(main: Any, argv: list[str] | None = None) -> int:
+  """Runs a program's `main`; a typed error becomes one line and exit status 1."""
+  try:
+    return main(argv)
+  except CosyError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+
+
+def version_flag(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--version", action="version", version=f"cosyjax {cosyjax.__version__}")

@@ -1,0 +1,192 @@
+"""Text to speech from the command line.
+
+  python -m infer.synthesize --model DIR --text "..." --prompt-wav P.wav --prompt-text "..." --out O.wav
+  python -m infer.synthesize --model DIR --text-file book.txt --voice anna.voice --out book.wav
+  python -m infer.synthesize --model DIR --source-wav speech.wav --voice anna.voice --out same-in-anna.wav
+  python -m infer.synthesize --model DIR --jobs requests.jsonl --max-batch 8
+
+A line of a jobs file is an object: `text` and `out`, and any of `voice`, `prompt_wav`,
+`prompt_text`, `mode`, `instruction`, `speed`, `seed`; what is left out is taken from the
+flags. All lines are checked before anything is computed.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cosyjax.errors import ConfigError, CosyError, TextError
+from cosyjax.requests import MODES, Request, Speech, resolve_mode
+from cosyjax.synthesizer import Synthesizer
+from cosyjax.voice import Voice
+from infer import options
+
+JOB_FIELDS = {
+  "text": str,
+  "out": str,
+  "voice": str,
+  "prompt_wav": str,
+  "prompt_text": str,
+  "mode": str,
+  "instruction": str,
+  "speed": (int, float),
+  "seed": int,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One line of a jobs file, defaults filled in. `where` names it in messages."""
+
+  where: str
+  out: Path
+  text: str
+  voice: str | None
+  prompt_wav: str | None
+  prompt_text: str
+  mode: str | None
+  instruction: str | None
+  speed: float
+  seed: int
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m infer.synthesize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  options.add_model_flags(parser)
+  options.version_flag(parser)
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument("--text", help="what to say")
+  what.add_argument("--text-file", type=Path, help="UTF-8 file with what to say")
+  what.add_argument("--source-wav", help="voice conversion: say what this recording says")
+  what.add_argument("--jobs", type=Path, help="JSON-lines file of requests")
+  parser.add_argument("--out", type=Path, help=".wav or .flac file to write")
+  parser.add_argument("--voice", metavar="FILE", help="a saved voice")
+  parser.add_argument("--save-voice", metavar="FILE", type=Path, help="keep the voice made from --prompt-wav")
+  parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
+  parser.add_argument("--prompt-text", default="", help="what the prompt says")
+  parser.add_argument("--instruction", help='how to say it, such as "say it happily"')
+  parser.add_argument("--mode", choices=MODES, help="what the LM is prompted with; chosen from the rest if left out")
+  parser.add_argument("--speed", type=float, default=1.0, help="0.5 to 2, 1 as the model speaks")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--max-batch", type=int, default=8, help="jobs computed together")
+  args = parser.parse_args(argv)
+  if not args.jobs and not args.out:
+    parser.error("--out is needed")
+  return args
+
+
+def read_text(path: Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise TextError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def read_jobs(path: Path, args: argparse.Namespace) -> list[Job]:
+  """All jobs of a file; every bad line is named in one error."""
+  jobs, problems = [], []
+  for number, line in enumerate(read_text(path).splitlines(), 1):
+    where = f"{path}:{number}"
+    if not line.strip():
+      continue
+    try:
+      jobs.append(_job(json.loads(line), where, args))
+    except json.JSONDecodeError as error:
+      problems.append(f"{where}: not JSON ({error})")
+    except ConfigError as error:
+      problems.append(str(error))
+  outs = [job.out for job in jobs]
+  problems += [f"{job.where}: another line writes {job.out} too" for job in jobs if outs.count(job.out) > 1]
+  if problems or not jobs:
+    raise ConfigError("\n  ".join(["jobs that cannot run:", *problems]) if problems else f"{path} holds no jobs")
+  return jobs
+
+
+def _job(row: Any, where: str, args: argparse.Namespace) -> Job:
+  if not isinstance(row, dict):
+    raise ConfigError(f"{where}: expected an object, found {type(row).__name__}")
+  for field, value in row.items():
+    if field not in JOB_FIELDS:
+      raise ConfigError(f"{where}: unknown field {field!r}; known: {', '.join(JOB_FIELDS)}")
+    if not isinstance(value, JOB_FIELDS[field]) or isinstance(value, bool):
+      raise ConfigError(f"{where}: field {field!r} has a value of the wrong type: {value!r}")
+  if "text" not in row or "out" not in row:
+    raise ConfigError(f"{where}: 'text' and 'out' are needed")
+  own_voice = "voice" in row or "prompt_wav" in row
+  defaults = {
+    "voice": None if own_voice else args.voice,
+    "prompt_wav": None if own_voice else args.prompt_wav,
+    "prompt_text": "" if own_voice else args.prompt_text,
+    "mode": args.mode,
+    "instruction": args.instruction,
+    "speed": args.speed,
+    "seed": args.seed,
+  }
+  merged = defaults | row
+  return Job(where=where, **(merged | {"out": Path(merged["out"]), "speed": float(merged["speed"])}))
+
+
+def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int) -> None:
+  voices: dict[tuple, Voice] = {}
+  requests = []
+  for job in jobs:
+    key = (job.voice, job.prompt_wav, job.prompt_text)
+    try:
+      if key not in voices:
+        voices[key] = options.make_voice(model, *key)
+      request = Request(job.text, voices[key], job.seed, job.instruction, job.mode, job.speed)
+      resolve_mode(request)
+    except CosyError as error:
+      raise type(error)(f"{job.where}: {error}") from error
+    requests.append(request)
+  for start in range(0, len(jobs), max_batch):
+    part = jobs[start : start + max_batch]
+    began = time.perf_counter()
+    speeches = model.batch(requests[start : start + max_batch], progress=options.Bars())
+    seconds = time.perf_counter() - began
+    for job, speech in zip(part, speeches, strict=True):
+      speech.save(job.out)
+      print(f"{job.out}  {speech.seconds:.2f} s of audio")
+    total = sum(s.seconds for s in speeches)
+    print(f"{len(part)} requests, {total:.2f} s of audio in {seconds:.2f} s", file=sys.stderr)
+
+
+def describe(speech: Speech, seconds: float, out: Path) -> str:
+  tokens = sum(len(p.tokens_U) for p in speech.pieces)
+  cut = sum(p.ended == "length" for p in speech.pieces)
+  note = f", {cut} of {len(speech.pieces)} pieces stopped at the maximum length" if cut else ""
+  rate = seconds / max(speech.seconds, 1e-9)
+  return (
+    f"{out}: {speech.seconds:.2f} s of audio, {tokens} tokens, in {seconds:.2f} s (real-time factor {rate:.2f}){note}"
+  )
+
+
+def main(argv: list[str] | None = None) -> int:
+  args = parse(argv)
+  jobs = read_jobs(args.jobs, args) if args.jobs else None
+  text = read_text(args.text_file) if args.text_file else args.text
+  model = options.open_model(args)
+  if jobs:
+    run_jobs(model, jobs, args.max_batch)
+    return 0
+  voice = options.make_voice(model, args.voice, args.prompt_wav, args.prompt_text)
+  if args.save_voice:
+    voice.save(args.save_voice)
+  start = time.perf_counter()
+  if args.source_wav:
+    speech = model.convert_voice(args.source_wav, voice, seed=args.seed, progress=options.Bars())
+  else:
+    chosen = {"seed": args.seed, "instruction": args.instruction, "mode": args.mode, "speed": args.speed}
+    speech = model.synthesize(text, voice, progress=options.Bars(), **chosen)
+  speech.save(args.out)
+  print(describe(speech, time.perf_counter() - start, args.out))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(options.run(main))
