@@ -18,7 +18,7 @@ demo: $(READY)
 	  --prompt-text '希望你以后能够做的比我还好呦。' --text 'Hello from JAX.' --out demo.wav
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not long' tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long' tests
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long tests

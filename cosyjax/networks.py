@@ -1,5 +1,6 @@
 """The five networks of a model: their modules, and the shapes of their parameters."""
 
+import functools
 import math
 from typing import Any
 
@@ -64,6 +65,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
   return jax.tree_util.tree_map_with_path(draw, _boxed_shapes(config), is_leaf=is_box)
 
 
+@functools.lru_cache(maxsize=4)
 def _boxed_shapes(config: ModelConfig) -> dict[str, Any]:
   return {n: jax.eval_shape(lambda k, n=n: init_params(config, n, k), jax.random.key(0)) for n in COMPONENTS}
 

@@ -1,10 +1,14 @@
 """Fixtures shared by the tests, and the settings that every test runs under."""
 
 import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from pathlib import Path
+
+# Compiled programs are kept between test processes and runs: compiling is most of the time.
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+_CACHE.mkdir(parents=True, exist_ok=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
 import numpy as np
