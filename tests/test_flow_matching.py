@@ -112,9 +112,10 @@ def test_attention_in_pieces_is_attention(monkeypatch, scores, pieces, biased):
   q, k, v = (rng.standard_normal((B, n, N, H), np.float32) for n in (T, S, S))
   mask = rng.random((B, T, S)) < 0.5
   mask[:, :, 0] = True
-  bias = rng.standard_normal((B, N, T, S), np.float32) if biased else None
-  y = jax.jit(lambda *a: attention.attend(*a))(q, k, v, mask, bias)
-  scores = (np.einsum("btnh,bsnh->bnts", q, k) + (bias if biased else 0)) / np.sqrt(H)
+  bias = rng.standard_normal((B, N, T, S), np.float32)
+  run = lambda q, k, v: attention.attend(q, k, v, attention.mask_bias(mask) + (bias if biased else 0))
+  y = jax.jit(run)(q, k, v)
+  scores = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(H) + (bias if biased else 0)
   weights = np.where(mask[:, None], np.exp(scores), 0)
   expected = np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
   np.testing.assert_allclose(y, expected, atol=1e-5)

@@ -18,37 +18,31 @@ CPU_SCORES = 1 << 20  # scores that a kernel should hold on CPU: 4 MiB
 CPU_PIECES = 16  # pieces at most, for the sake of compile time
 
 
-def attend(
-  q_BTNH: jax.Array,
-  k_BSNH: jax.Array,
-  v_BSNH: jax.Array,
-  mask_BTS: jax.Array,
-  bias_BNTS: jax.Array | None = None,
-) -> jax.Array:
-  """softmax((q k + bias) / sqrt(H)) v, scores and softmax in float32.
+def mask_bias(mask_BTS: jax.Array) -> jax.Array:
+  """What `attend` adds to scores so that only those where the mask is True count: float32 [B, 1, T, S].
+
+  A sum stays inside XLA's fused kernel where a selection does not, and beside -1e30 a score
+  vanishes. The barrier keeps it one array: else each layer makes its own again.
+  """
+  return jax.lax.optimization_barrier(jnp.where(mask_BTS, 0.0, MASKED)[:, None])
+
+
+def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, bias: jax.Array) -> jax.Array:
+  """softmax(q k / sqrt(H) + bias) v, scores and softmax in float32.
 
   Args:
     q_BTNH: queries, not scaled.
     k_BSNH: keys.
     v_BSNH: values.
-    mask_BTS: bool, True where a query may see a key.
-    bias_BNTS: float32, added to the products before they are scaled.
+    bias: float32 [B, 1 or N, T, S], from `mask_bias`, with or without a part by distance.
 
   Returns:
     [B, T, N, H] in the dtype of the values.
   """
   batch, queries, heads, width = q_BTNH.shape
-  scale = 1.0 / math.sqrt(width)
-  q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTNH * scale, k_BSNH, v_BSNH))
-  # Added, not selected: a sum stays inside the fused kernel, and beside -1e30 a score vanishes.
-  bias = jnp.where(mask_BTS, 0.0, MASKED)[:, None]
-  if bias_BNTS is not None:
-    bias = bias + bias_BNTS * scale
+  q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTNH * (1.0 / math.sqrt(width)), k_BSNH, v_BSNH))
   many = batch * heads * queries * k.shape[2] > CPU_SCORES
-  if jax.default_backend() == "cpu" and many and batch <= CPU_PIECES:
-    y = _in_pieces(q, k, v, jnp.broadcast_to(bias, (batch, *bias.shape[1:])))
-  else:
-    y = _attend(q, k, v, bias)
+  y = (_in_pieces if jax.default_backend() == "cpu" and many and batch <= CPU_PIECES else _attend)(q, k, v, bias)
   return y.transpose(0, 2, 1, 3)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
-from cosyjax.flow.attention import attend
+from cosyjax.flow.attention import attend, mask_bias
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad, named
 
@@ -57,7 +57,7 @@ class RelativeAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array) -> jax.Array:
     width = x_BTD.shape[-1]
     shape = (self.heads, width // self.heads)
     into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
@@ -69,7 +69,8 @@ class RelativeAttention(nn.Module):
     by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
     by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
     distance_BNTR = jnp.einsum("btnh,rnh->bntr", q_BTNH + by_position, p_RNH, preferred_element_type=jnp.float32)
-    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, mask_BTS, relative_shift(distance_BNTR))
+    bias_BNTS = mask_B1TS + relative_shift(distance_BNTR) * (1.0 / math.sqrt(shape[1]))
+    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, bias_BNTS)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
 
 
@@ -80,10 +81,10 @@ class EncoderBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array) -> jax.Array:
     c = self.config
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
-    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_BTS, positions_RD)
+    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_B1TS, positions_RD)
     y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
     y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
     return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
@@ -145,18 +146,18 @@ class TokenEncoder(nn.Module):
     # The one place where a frame reads what follows it: past a row's end there must be zeros.
     x_BUD = jnp.where(present_BU1, Embed(c.width, self.dtype, name="embed")(x_BUD), 0)
     x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BUD)
-    mask_BUU = masks.block_mask(blocks_BU)
+    mask_B1UU = mask_bias(masks.block_mask(blocks_BU))
     positions_RD = relative_positions(size, size, c.width)
     for i in range(c.blocks):
-      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_BUU, positions_RD)
+      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_B1UU, positions_RD)
 
     x_BTD = left_pad(jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
     x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
-    mask_BTT = masks.block_mask(masks.repeat_blocks(blocks_BU, RATE))
+    mask_B1TT = mask_bias(masks.block_mask(masks.repeat_blocks(blocks_BU, RATE)))
     positions_RD = relative_positions(RATE * size, RATE * size, c.width)
     for i in range(c.up_blocks):
-      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_BTT, positions_RD)
+      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_B1TT, positions_RD)
     return LayerNorm(name="norm")(x_BTD)
 
 

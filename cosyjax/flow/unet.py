@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import UNetConfig
-from cosyjax.flow.attention import attend
+from cosyjax.flow.attention import attend, mask_bias
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad
 
@@ -97,12 +97,12 @@ class TransformerBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
     c = self.config
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH, k_BSNH, v_BSNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend(q_BTNH, k_BSNH, v_BSNH, mask_BTS)
+    y_BTNH = attend(q_BTNH, k_BSNH, v_BSNH, mask_B1TS)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -117,10 +117,10 @@ class Stage(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
     x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF)
     for i in range(self.config.blocks):
-      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_BTS)
+      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_B1TS)
     return x_BTC
 
 
@@ -157,17 +157,17 @@ class UNet(nn.Module):
     """
     c = self.config
     bins, size = x_BTM.shape[-1], x_BTM.shape[1]
-    mask_BTT = masks.block_mask(masks.pad_blocks(blocks, lengths_B))
+    mask_B1TT = mask_bias(masks.block_mask(masks.pad_blocks(blocks, lengths_B)))
     time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
-    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_BTT)
+    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_B1TT)
     x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC)
     for i in range(c.mid_stages):
-      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_BTT)
+      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_B1TT)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_BTT)
+    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_B1TT)
     x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC)
     x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)
