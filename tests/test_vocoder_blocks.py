@@ -1,4 +1,4 @@
-"""Pieces of the vocoder against their definitions: Snake, upsampling, STFT, harmonic source."""
+"""Pieces of the vocoder against their definitions: Snake, upsampling, harmonic source."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,8 @@ import pytest
 
 from cosyjax.config import HOP, SAMPLE_RATE
 from cosyjax.errors import ConfigError
-from cosyjax.vocoder import spectral
 from cosyjax.vocoder.blocks import Snake, UpConv
 from cosyjax.vocoder.source import fixed_point, harmonic_source, request_phase_noise, sample_cycles
-
-N_FFT, STFT_HOP = 16, 4
 
 
 def _normal(shape, seed=0, scale=1.0):
@@ -46,30 +43,6 @@ def test_upsampling_puts_every_frame_where_a_transposed_convolution_does(kernel,
 def test_upsampling_refuses_a_kernel_that_has_no_middle():
   with pytest.raises(ConfigError, match="found 10"):
     UpConv(3, 10, 5).init(jax.random.key(0), jnp.zeros((1, 4, 2)))
-
-
-def test_stft_is_a_centred_dft_of_each_row_at_its_own_ends():
-  lengths, wave = [200, 48, 12], _normal((3, 200))
-  for row, length in enumerate(lengths):
-    wave[row, length:] = np.nan  # nothing past the end may be read
-  spectrum = np.asarray(jax.jit(lambda w, n: spectral.stft(w, n, N_FFT, STFT_HOP))(wave, jnp.array(lengths)))
-  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-  for row, length in enumerate(lengths):
-    padded = np.pad(wave[row, :length].astype(np.float64), N_FFT // 2, mode="reflect")
-    count = length // STFT_HOP + 1
-    frames = np.stack([padded[k * STFT_HOP : k * STFT_HOP + N_FFT] for k in range(count)])
-    expected = np.fft.rfft(frames * window)
-    np.testing.assert_allclose(spectrum[row, :count], np.hstack([expected.real, expected.imag]), rtol=0, atol=1e-5)
-    assert not np.any(spectrum[row, count:])
-
-
-def test_istft_inverts_the_stft_up_to_each_rows_end():
-  lengths, wave = jnp.array([200, 48, 12, 0]), _normal((4, 200))
-  wave[np.arange(200) >= np.asarray(lengths)[:, None]] = 0
-  spectrum = spectral.stft(wave, lengths, N_FFT, STFT_HOP)
-  np.testing.assert_allclose(spectral.istft(spectrum, lengths, N_FFT, STFT_HOP), wave, rtol=0, atol=1e-5)
-  with pytest.raises(ConfigError, match="twice the hop"):
-    spectral.stft(wave, lengths, 12, 4)
 
 
 def _float64_cycles(f0: np.ndarray, harmonics: int) -> np.ndarray:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosyjax.audio.stft import hann_window, istft, stft
 from cosyjax.config import HOP, VocoderConfig
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
-from cosyjax.vocoder import spectral
 from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding
 from cosyjax.vocoder.f0 import F0Predictor
 from cosyjax.vocoder.source import harmonic_source
@@ -45,7 +45,9 @@ class Generator(nn.Module):
       lengths_B: valid mel frames of each row, int32 [B].
     """
     c = self.config
-    spectrum_BKC = spectral.stft(source_BA, lengths_B * HOP, c.n_fft, c.hop).astype(self.dtype)
+    window = hann_window(c.n_fft)
+    parts = stft(source_BA, window, c.n_fft, c.hop, lengths_B=lengths_B * HOP)
+    spectrum_BKC = jnp.concatenate(parts, axis=-1).astype(self.dtype)
     frames, stages = mel_BTM.shape[1], len(c.upsample_rates)
     x_BTC = jnp.where(padding_mask(lengths_B, frames)[..., None], mel_BTM, 0).astype(self.dtype)
     x_BTC = conv(c.channels, 7, padding=same_padding(7), dtype=self.dtype, name="conv_in")(x_BTC)
@@ -76,8 +78,8 @@ class Generator(nn.Module):
     bins = c.n_fft // 2 + 1
     magnitude_BKF = jnp.exp(jnp.minimum(x_BTC[..., :bins], _MAX_LOG_MAGNITUDE))
     phase_BKF = jnp.sin(x_BTC[..., bins:])
-    spectrum_BKC = jnp.concatenate([magnitude_BKF * jnp.cos(phase_BKF), magnitude_BKF * jnp.sin(phase_BKF)], axis=-1)
-    wave_BA = spectral.istft(spectrum_BKC, (lengths_B - 1) * c.hop, c.n_fft, c.hop)
+    real_BKF, imag_BKF = magnitude_BKF * jnp.cos(phase_BKF), magnitude_BKF * jnp.sin(phase_BKF)
+    wave_BA = istft(real_BKF, imag_BKF, window, c.n_fft, c.hop, frames_B=lengths_B)
     return jnp.clip(wave_BA, -c.audio_limit, c.audio_limit)
 
   def _source_down(self, spectrum_BKC: jax.Array, channels: int, stride: int, stage: int) -> jax.Array:
