@@ -23,6 +23,7 @@ from cosyjax.errors import ConfigError, TextError
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
 from cosyjax.lm import decode
+from cosyjax.lm.qwen2 import fuse_for_decoding
 from cosyjax.networks import networks
 from cosyjax.padding import Tracker, column, pad, wave
 from cosyjax.tokenizer import windows
@@ -81,8 +82,9 @@ class Stages:
     if dtype == "auto":
       dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     self.config, self.buckets, self.dtype = config, buckets, dtype
-    self.params = params | {"lm": params["lm"] | {"stack": _as_multiplied(params["lm"]["stack"], jnp.dtype(dtype))}}
+    self.params = params | {"lm": _for_decoding(params["lm"], jnp.dtype(dtype))}
     self.modules = networks(config, jnp.dtype(dtype))
+    self.modules["lm"] = self.modules["lm"].clone(fused=True)
     self.analyse_program = Program("voice", self._analyse_fn)
     self.log_mel_program = Program("log-mel", self._log_mel_fn)
     self.tokenise_program = Program("tokenizer", self._tokenise_fn)
@@ -219,13 +221,14 @@ class Stages:
     return min(self.buckets.tokens[-1] - len(voice.tokens_U), self.buckets.frames[-1] // 2)
 
 
-def _as_multiplied(stack: Any, dtype: Any) -> Any:
-  """The LM's matrices in the type they are multiplied in: a decode step does little but read them."""
+def _for_decoding(lm: Any, dtype: Any) -> Any:
+  """The LM's parameters as a decode step reads them: matrices joined, in the type they are multiplied in."""
 
   def cast(path: tuple, leaf: jax.Array) -> jax.Array:
     return leaf.astype(dtype) if path[-1].key in ("kernel", "bias") else leaf
 
-  return jax.tree_util.tree_map_with_path(cast, stack)
+  lm = fuse_for_decoding(lm)
+  return lm | {"stack": jax.tree_util.tree_map_with_path(cast, lm["stack"])}
 
 
 def _piece_key(seed: jax.Array, piece: jax.Array) -> jax.Array:

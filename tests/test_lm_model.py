@@ -15,7 +15,7 @@ from cosyjax.layers.basic import unbox
 from cosyjax.layers.stack import stack_layers, unstack_layers
 from cosyjax.lm import loss, sequence
 from cosyjax.lm.model import TextSpeechLM
-from cosyjax.lm.qwen2 import empty_cache, pad_cache
+from cosyjax.lm.qwen2 import empty_cache, fuse_for_decoding, pad_cache
 
 
 def abstract(model: TextSpeechLM):
@@ -144,6 +144,20 @@ def test_stacked_layers_equal_separate_ones(lm, forward, golden):
     )
 
 
+def test_fused_matrices_equal_separate_ones(lm, forward, golden):
+  model, params = lm
+  rows = golden_rows(golden("lm_mixed"), model.config, (1, 0, 1))
+  args = (rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  fused, model_fused = fuse_for_decoding(params), TextSpeechLM(model.config, fused=True)
+  shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(fused) == shapes(unbox(abstract(model_fused)))
+  logits = jax.jit(lambda p: model_fused.apply({"params": p}, *args))(fused)
+  np.testing.assert_allclose(logits, forward(*args), atol=1e-5)
+  both = unstack_layers(fuse_for_decoding(stack_layers(params)))
+  jax.tree.map(np.testing.assert_array_equal, both, fused)
+  assert "q" in params["stack"]["layers_0"]["attention"]  # the argument is left as it was
+
+
 def test_stacking_there_and_back_is_exact_and_refuses_gaps():
   rng = np.random.default_rng(0)
   tree = {"a": {f"layers_{i}": {"w": rng.normal(size=(2, 3))} for i in range(11)} | {"norm": np.ones(2)}}
@@ -183,14 +197,14 @@ def test_prefill_and_steps_equal_one_pass(lm, forward):
 
 
 def test_writes_past_the_capacity_are_dropped(lm):
+  """Three tokens at slots 2, 3, 4: the last one falls off a cache of four and overwrites nothing."""
   model, params = lm
-  cache = empty_cache(model.config, 1, 4)
-  ids, kinds = jnp.array([[1, 2, 3]]), jnp.ones((1, 3), jnp.int32)
-  _, new = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.step))(
-    ids, kinds, jnp.array([3]), jnp.array([2]), cache
-  )
-  np.testing.assert_array_equal(new[0].v_BKSH[:, :, :2], 0)
-  assert np.abs(new[0].v_BKSH[:, :, 2:]).min() > 0
+  args = np.array([[1, 2, 3]], np.int32), np.ones((1, 3), np.int32), np.array([3]), np.array([2])
+  step = jax.jit(lambda cache: model.apply({"params": params}, *args, cache, method=model.step)[1])
+  narrow, wide = step(empty_cache(model.config, 1, 4)), step(empty_cache(model.config, 1, 8))
+  assert np.abs(wide[0].v_BKSH[:, :, 2:5]).min() > 0
+  np.testing.assert_allclose(narrow[0].v_BKSH, wide[0].v_BKSH[:, :, :4], atol=1e-6)
+  np.testing.assert_allclose(narrow[0].k_BKHS, wide[0].k_BKHS[..., :4], atol=1e-6)
 
 
 def test_bfloat16_compute_keeps_float32_logits(lm, golden):

@@ -101,7 +101,7 @@ def test_bfloat16_speaks_too(short, voice):
     short.config, short.stages.params, short.text_tokenizer, dtype="bfloat16", buckets=short.stages.buckets
   )
   stack = half.stages.params["lm"]["stack"]
-  assert stack["layers_0"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+  assert stack["layers_0"]["mlp"]["gate_up"]["kernel"].dtype == jnp.bfloat16
   assert stack["norm"]["scale"].dtype == half.stages.params["flow"]["to_mel"]["kernel"].dtype == jnp.float32
   solve = Solve(voice.tokens_U[:40], voice.mel_TM[:40], voice.speaker_E)
   [mel_TM], [exact_TM] = half.stages.solve([solve]), short.stages.solve([solve])

@@ -20,20 +20,21 @@ class TextSpeechLM(nn.Module):
   Attributes:
     config: sizes.
     dtype: compute type of the stack; logits are float32.
-    scan, remat: layout and rematerialisation of the stack, see `Qwen2`.
+    scan, remat, fused: layout and rematerialisation of the stack, see `Qwen2`.
   """
 
   config: LMConfig
   dtype: Dtype = jnp.float32
   scan: bool = False
   remat: bool = False
+  fused: bool = False
 
   def setup(self):
     c = self.config
     self.text_embedding = embed(c.text_vocab, c.width, ("vocab", "embed"))
     self.special_embedding = embed(2, c.width, (None, "embed"))
     self.speech_embedding = embed(c.speech_vocab, c.width, ("vocab", "embed"))
-    self.stack = Qwen2(c, self.dtype, self.scan, self.remat)
+    self.stack = Qwen2(c, self.dtype, self.scan, self.remat, self.fused)
     self.head = Linear((c.speech_vocab,), ("vocab", "embed"), bias=True)
 
   def embed(self, ids_BL: jax.Array, kinds_BL: jax.Array) -> jax.Array:
