@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cosyjax.audio import check_target
 from cosyjax.errors import ConfigError, CosyError, TextError
 from cosyjax.requests import MODES, Request, Speech, resolve_mode
 from cosyjax.synthesizer import Synthesizer
@@ -77,6 +78,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   args = parser.parse_args(argv)
   if not args.jobs and not args.out:
     parser.error("--out is needed")
+  if args.max_batch < 1:
+    parser.error("--max-batch is at least 1")
   return args
 
 
@@ -170,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
   jobs = read_jobs(args.jobs, args) if args.jobs else None
   text = read_text(args.text_file) if args.text_file else args.text
+  for target in [job.out for job in jobs] if jobs else [args.out]:
+    check_target(target)
   model = options.open_model(args)
   if jobs:
     run_jobs(model, jobs, args.max_batch)

@@ -106,7 +106,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(converted, tmp_path, capsys, a
   assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_refused_first(converted, tmp_path, capsys):
+def test_an_output_that_cannot_be_written_is_refused_first(converted, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(options, "open_model", lambda args: pytest.fail("loaded a model before looking at --out"))
   for out in (tmp_path / "no folder" / "o.wav", tmp_path / "o.mp9"):
     assert _run(synthesize.main, "--model", converted, "--text", "Hi.", "--out", out, *PROMPT) == 1
     assert str(out) in capsys.readouterr().err

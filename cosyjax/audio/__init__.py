@@ -4,6 +4,6 @@
 """
 
 from cosyjax.audio.features import kaldi_fbank, log_mel_16k, mel_24k
-from cosyjax.audio.io import check_speech, read, resample, write
+from cosyjax.audio.io import check_speech, check_target, read, resample, write
 
-__all__ = ["check_speech", "kaldi_fbank", "log_mel_16k", "mel_24k", "read", "resample", "write"]
+__all__ = ["check_speech", "check_target", "kaldi_fbank", "log_mel_16k", "mel_24k", "read", "resample", "write"]

@@ -122,6 +122,32 @@ def check_speech(
     raise AudioError(f"{where}: expected speech, found silence (peak {swing:.1e}, at least {SILENCE:g} is needed)")
 
 
+def check_target(path: str | Path, subtype: str = "PCM_16") -> tuple[Path, str]:
+  """Whether `write` could write there, without doing so: ask before a long computation.
+
+  Returns:
+    The path with links followed, and libsndfile's name of the format.
+
+  Raises:
+    OutputError: as `write`, for all that can be told beforehand.
+  """
+  import soundfile
+
+  path = Path(path)
+  kind = _FORMATS.get(path.suffix.lower())
+  if kind is None:
+    raise OutputError(f"{path}: expected a name ending in {' or '.join(_FORMATS)}, found {path.suffix or 'none'!r}")
+  if not soundfile.check_format(kind, subtype):
+    allowed = ", ".join(soundfile.available_subtypes(kind))
+    raise OutputError(f"{path}: expected a subtype of {kind} ({allowed}), found {subtype!r}")
+  path = Path(os.path.realpath(path))  # a link stays a link to what is written
+  if not path.parent.is_dir():
+    raise OutputError(f"{path}: its folder does not exist")
+  if path.exists() and not path.is_file():
+    raise OutputError(f"{path}: expected a plain file or nothing there, found something else")
+  return path, kind
+
+
 def write(path: str | Path, wave_A: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16") -> None:
   """Writes mono audio whole or not at all: beside the target first, then renamed over it.
 
@@ -138,18 +164,7 @@ def write(path: str | Path, wave_A: np.ndarray, rate: int = SAMPLE_RATE, subtype
   """
   import soundfile
 
-  path = Path(path)
-  kind = _FORMATS.get(path.suffix.lower())
-  if kind is None:
-    raise OutputError(f"{path}: expected a name ending in {' or '.join(_FORMATS)}, found {path.suffix or 'none'!r}")
-  if not soundfile.check_format(kind, subtype):
-    allowed = ", ".join(soundfile.available_subtypes(kind))
-    raise OutputError(f"{path}: expected a subtype of {kind} ({allowed}), found {subtype!r}")
-  path = Path(os.path.realpath(path))  # a link stays a link to what is written
-  if not path.parent.is_dir():
-    raise OutputError(f"{path}: its folder does not exist")
-  if path.exists() and not path.is_file():
-    raise OutputError(f"{path}: expected a plain file or nothing there, found something else")
+  path, kind = check_target(path, subtype)
   wave_A = np.asarray(wave_A, np.float32)
   if wave_A.ndim != 1 or not np.isfinite(wave_A).all():
     raise AudioError(f"{path}: expected finite samples [A] to write, found shape {wave_A.shape} or NaN")
