@@ -37,11 +37,6 @@ def conv1d(w: np.ndarray) -> np.ndarray:
   return w.transpose(2, 1, 0)
 
 
-def conv2d(w: np.ndarray) -> np.ndarray:
-  """[out, in, height, width] -> [height, width, in, out]."""
-  return w.transpose(2, 3, 1, 0)
-
-
 def conv1d_transposed(w: np.ndarray) -> np.ndarray:
   """[in, out, time] of a transposed convolution -> [time, in, out], flipped in time."""
   return w.transpose(2, 0, 1)[::-1]

@@ -114,8 +114,3 @@ class Program:
         self.compile_seconds[key] = time.perf_counter() - start
         log.info("compiled %s for %s in %.1f s", self.name, [s for s, _ in key][:6], self.compile_seconds[key])
       return self._compiled[key]
-
-  def memory(self) -> int:
-    """Largest temporary memory of any compiled shape, bytes; 0 where the backend does not tell."""
-    sizes = [getattr(c.memory_analysis(), "temp_size_in_bytes", 0) for c in self._compiled.values()]
-    return max(sizes, default=0)

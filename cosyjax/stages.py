@@ -7,7 +7,6 @@ to length. Nothing here depends on which requests share a group.
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +28,6 @@ from cosyjax.padding import Tracker, column, pad, wave
 from cosyjax.tokenizer import windows
 from cosyjax.vocoder.source import request_phase_noise
 from cosyjax.voice import Voice
-
-log = logging.getLogger("cosyjax.stages")
 
 Progress = Callable[[str, int, int], None]
 

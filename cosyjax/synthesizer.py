@@ -6,7 +6,6 @@ model.synthesize("Hello from JAX.", voice, seed=1).save("hello.wav")
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,8 +22,6 @@ from cosyjax.stages import LMRow, Solve, Stages
 from cosyjax.text import TextTokenizer, prepare, tiny_tokenizer_dir
 from cosyjax.voice import Voice, voice_versions
 from cosyjax.warmup import Limits, warm_up
-
-log = logging.getLogger("cosyjax.synthesizer")
 
 Progress = Callable[[str, int, int], None]  # stage, done, of
 Wave = str | Path | BinaryIO | tuple[np.ndarray, int]
