@@ -3,6 +3,7 @@
 from cosyjax.text.frontend import Piece, prepare
 from cosyjax.text.normalise import normalise
 from cosyjax.text.split import split_text
+from cosyjax.text.stream import Fed, TextStream
 from cosyjax.text.tokenizer import TextTokenizer, tiny_tokenizer_dir
 
-__all__ = ["Piece", "TextTokenizer", "normalise", "prepare", "split_text", "tiny_tokenizer_dir"]
+__all__ = ["Fed", "Piece", "TextStream", "TextTokenizer", "normalise", "prepare", "split_text", "tiny_tokenizer_dir"]

@@ -15,7 +15,7 @@ from cosyjax.text.tokenizer import TextTokenizer
 log = logging.getLogger("cosyjax.text")
 
 MAX_CHARACTERS = 100_000
-_MOST_MARKS = 8  # combining marks kept on one character; NFC takes quadratic time over endless ones
+MOST_MARKS = 8  # combining marks kept on one character; NFC takes quadratic time over endless ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def clean(text: str) -> str:
     kind = unicodedata.category(c) if c > "\x7e" or c < " " else "L"
     if kind[0] == "M":
       marks += 1
-      if marks > _MOST_MARKS:
+      if marks > MOST_MARKS:
         continue
     elif kind == "Cf" or (kind == "Cc" and c not in "\t\n\r\v\f\x1c\x1d\x1e\x85"):
       continue

@@ -61,13 +61,13 @@ def normalise(text: str, language: str | None = None) -> str:
   language = language or detect_language(text)
   parts, start = [], 0
   for tag in tags.PATTERN.finditer(text):
-    parts += [_normalise_part(text[start : tag.start()], language), tag.group()]
+    parts += [normalise_part(text[start : tag.start()], language), tag.group()]
     start = tag.end()
-  parts.append(_normalise_part(text[start:], language))
-  return _close("".join(parts).strip(), language)
+  parts.append(normalise_part(text[start:], language))
+  return close_text("".join(parts).strip(), language)
 
 
-def _normalise_part(text: str, language: str) -> str:
+def normalise_part(text: str, language: str) -> str:
   """One stretch without tags."""
   if not text.strip():
     return " " * bool(text)
@@ -163,7 +163,7 @@ def _tidy_chinese(text: str) -> str:
   return re.sub(r"，+(?=[，。！？；：、,.!?;:])|(?<=[，。！？；：、])，+", "", text)
 
 
-def _close(text: str, language: str) -> str:
+def close_text(text: str, language: str) -> str:
   """Ends the text in a sentence mark."""
   spoken = tags.strip(text).rstrip()
   if not spoken:

@@ -22,11 +22,11 @@ class _Encoder(Protocol):
   def encode(self, text: str) -> list[int]: ...
 
 
-_CLOSERS = r"[\"'”’」』》〉)）】〕\]]*"
-_SENTENCE_END = re.compile(r"[。！？!?；;…｡.]+" + _CLOSERS)
-_CLAUSE_END = re.compile(r"(?:[，、：]+|[,:](?=\s|[^\x00-\x7f])|—+|\n+)" + _CLOSERS)
-_CLINGING = frozenset("。！？；：，、…”’」』》〉）】〕.,!?;:)")  # begin no piece
-_ABBREVIATION = re.compile(
+CLOSERS = r"[\"'”’」』》〉)）】〕\]]*"
+SENTENCE_END = re.compile(r"[。！？!?；;…｡.]+" + CLOSERS)
+_CLAUSE_END = re.compile(r"(?:[，、：]+|[,:](?=\s|[^\x00-\x7f])|—+|\n+)" + CLOSERS)
+CLINGING = frozenset("。！？；：，、…”’」』》〉）】〕.,!?;:)")  # begin no piece
+ABBREVIATION = re.compile(
   r"(?:^|[^A-Za-z])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Col|Lt|Capt|Rev|vs|No|Fig|Vol|Inc|Ltd|Co|Corp|Mt|approx|dept"
   r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|[A-Za-z](?:\.[A-Za-z]){0,5})$"
 )
@@ -146,14 +146,14 @@ class _Cutter:
     return (m.end() for m in _CLAUSE_END.finditer(self.text, part.begin, part.end))
 
   def _sentence_ends(self, part: _Part) -> Iterator[int]:
-    for m in _SENTENCE_END.finditer(self.text, part.begin, part.end):
+    for m in SENTENCE_END.finditer(self.text, part.begin, part.end):
       marks, after = m.group(), self.text[m.end() : m.end() + 8]
       follows = after.lstrip()[:1]
       if marks[0] in ".!?…" and follows.isascii() and follows.islower():
         continue  # "approx. five", '"Really?" he said'
       if marks[0] == "." and marks.rstrip("\"')]") == ".":
         glued = after[:1].isascii() and not after[:1].isspace() and tags.PATTERN.match(self.text, m.end()) is None
-        if glued or _ABBREVIATION.search(self.text[max(m.start() - 12, 0) : m.start()]):
+        if glued or ABBREVIATION.search(self.text[max(m.start() - 12, 0) : m.start()]):
           continue  # 3.14, Mr.
       yield m.end()
 
@@ -204,7 +204,7 @@ class _Cutter:
     if i >= 0 and place < self.solid[i][1]:
       return False
     c = self.text[place] if place < len(self.text) else " "
-    if c in _CLINGING and self.text[place - 1] not in _CLINGING:
+    if c in CLINGING and self.text[place - 1] not in CLINGING:
       return False
     if unicodedata.category(c)[0] != "M" and c != "\u200d" and self.text[place - 1] != "\u200d":
       return True
