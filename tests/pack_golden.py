@@ -1,6 +1,7 @@
 """Makes tests/golden from a directory of reference outputs: `python -m tests.pack_golden DIR`. Needs PyTorch."""
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from tests.golden_files import GOLDEN, pack
 
 KEEP = 200  # largest noise values of a decode step that are kept
-SKIP = {"gan_losses", "dpo", "lm_decode_bistream_sft", "lm_decode_bistream_zero_shot"}  # of parts still to come
+SKIP = {"gan_losses", "dpo"}  # of parts still to come
 WEIGHTS = ("campplus.onnx", "speech_tokenizer_v2.onnx", "hift.pt")
 PLAIN = ("cosyvoice2.yaml", "hparams.json", "CosyVoice-BlankEN/config.json", "CosyVoice-BlankEN/merges.txt")
 PLAIN += ("CosyVoice-BlankEN/tokenizer_config.json", "CosyVoice-BlankEN/vocab.json")
@@ -19,6 +20,8 @@ PLAIN += ("CosyVoice-BlankEN/tokenizer_config.json", "CosyVoice-BlankEN/vocab.js
 
 def main(source: Path) -> None:
   lm_rows, flow_rows = set(range(6561, 6564)), set()
+  for tokens in json.loads((GOLDEN / "lm_decode_whole_cache.json").read_bytes()).values():
+    lm_rows |= set(tokens)
   for path in sorted(source.glob("*.npz")):
     if path.stem in SKIP:
       continue
@@ -39,8 +42,6 @@ def main(source: Path) -> None:
     if path.stem in ("kaldi_fbank", "log_mel_128"):  # the second recording: every fourth frame
       step = (slice(None, None, 4),) if path.stem == "kaldi_fbank" else (slice(None), slice(None, None, 4))
       data["aishell_0122"] = data["aishell_0122"][step]
-    if path.stem == "token2wav":
-      del data["wav_streaming"], data["chunk_samples"]
     out = io.BytesIO()
     np.savez(out, **data)
     _write(path.name + ".xz", pack(out.getvalue()))

@@ -1,6 +1,7 @@
 """Decoding: the reference's tokens, batches against single requests, lengths, stopping, appending."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from cosyjax.config import tiny
 from cosyjax.errors import TokenError
 from cosyjax.lm import decode, qwen2, sequence
 from cosyjax.lm.sampling import NoisyArgmax
+from tests.golden_files import GOLDEN
 from tests.test_lm_model import load_lm, random_lm
 
 # Few speech ids, so that random parameters draw the stopping ids often.
@@ -18,20 +20,7 @@ SMALL = dataclasses.replace(tiny().lm, width=32, ffn=64, layers=2, text_vocab=64
 
 # What the public PyTorch modules decode from `lm_decode_*` when the attention mask of each
 # step covers the whole cache.
-SEEING_ALL = {
-  "lm_decode_sft": (
-    "3131 2655 634 716 2180 1870 1026 4004 5775 3595 1993 4258 2745 3644 3684 1357 1276 4609 3390 2769 889 4130 3710 "
-    "3218 175 2214 5386 2949 4373 3490 1457 2320 2488 5766 6026 11 1532 3803 4856 4554 1927 5370 2072 5114 253 3742 "
-    "2313 2983 5260 6488 3970 1491 4364 3556 2134 1171 672 5721 2531 356 834 5061 199 931 3146 5904 462 1697 5064 "
-    "5789 1094 2878"
-  ),
-  "lm_decode_zero_shot": (
-    "3131 3751 2299 295 2180 1870 1026 4004 5775 3595 1993 4258 2745 3644 3684 1357 1276 4609 3390 2769 889 4130 3710 "
-    "3816 175 2214 5386 2949 4373 3490 1457 2320 2488 5766 6026 11 1532 3803 4856 4554 1927 5370 4621 5114 253 3742 "
-    "2313 2983 5260 6488 3970 1491 4364 3556 2134 1171 672 2066 3852 4439 6305 5061 199 931 3146 5904 462 1697 5064 "
-    "5204 58 2878"
-  ),
-}
+SEEING_ALL = json.loads((GOLDEN / "lm_decode_whole_cache.json").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +59,7 @@ def test_tokens_equal_the_public_modules_that_see_the_whole_cache(lm, golden, na
   sampler = NoisyArgmax(jnp.asarray(data["noise"]))
   rule, shapes = decode.FORBID_END, {"length": 48, "capacity": 128}
   [out] = decode.generate(model, params, [row], keys(0), [least], [most], sampler=sampler, below_least=rule, **shapes)
-  assert out.tokens_U.tolist() == [int(t) for t in SEEING_ALL[name].split()]
+  assert out.tokens_U.tolist() == SEEING_ALL[name]
   assert out.ended == "length"
 
 
@@ -212,6 +201,7 @@ def test_appending_pieces_equals_one_prompt(small):
     state = dataclasses.replace(
       state,
       counts_B=state.counts_B.at[0].set(0),
+      draws_B=state.draws_B.at[0].set(0),
       recent_BW=jnp.full_like(state.recent_BW, -1).at[1].set(state.recent_BW[1]),
     )
     piece = sequence.pad_rows([(ids[start:stop], kinds[start:stop]), (ids[:0], kinds[:0])], length=6)

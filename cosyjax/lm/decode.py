@@ -2,13 +2,16 @@
 
 The state is a value of fixed shapes. A row is a request; it starts at its prefill, stops by
 itself, and neither its slot nor its batch mates change its tokens. `decode_steps` runs many
-steps without the host; `extend` appends tokens to running rows (text that arrives later).
+steps without the host; `extend` appends tokens to running rows (text that arrives later). What
+is to be appended when is the business of `cosyjax.lm.interleave`.
+
+A row pauses as it stops: at `most_B`, where the host may set a new one and append. A fill that
+is due after M speech ids is just that, and takes no draw.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,43 +22,63 @@ from cosyjax.lm.model import TextSpeechLM
 from cosyjax.lm.qwen2 import Cache, pad_cache
 from cosyjax.lm.sampling import RepetitionAware, Sampler, forbid
 from cosyjax.lm.sequence import SPEECH, pad_rows
+from cosyjax.lm.state import (
+  CLOSED,
+  END,
+  FILL,
+  IDLE,
+  KNOWN,
+  LENGTH,
+  OPEN,
+  RUNNING,
+  STOP,
+  DecodeState,
+  empty_state,
+  grow,
+  insert,
+  new_state,
+  release,
+)
 
-# Why a row is not running: codes in `DecodeState.ended_B`. The stopping ids C, C+1, C+2 are
-# END, END + 1, END + 2.
-RUNNING, END, STOP, FILL, LENGTH, IDLE = range(6)
 ENDINGS = ("running", "end", "end", "end", "length", "idle")  # code -> word; known text ends at any stopping id
-FORBID_ALL, FORBID_END = "all", "end"  # stopping ids that may not come below the least length
+
+# Which stopping ids a rule forbids: all that cannot come yet (for known text all three below the
+# least; for streamed text C+1 ever, C+2 once the text has ended), or C alone, as released.
+FORBID_ALL, FORBID_END = "all", "end"
+
+__all__ = [
+  "CLOSED",
+  "END",
+  "ENDINGS",
+  "FILL",
+  "FORBID_ALL",
+  "FORBID_END",
+  "IDLE",
+  "KNOWN",
+  "LENGTH",
+  "OPEN",
+  "RUNNING",
+  "STOP",
+  "DecodeState",
+  "Decoded",
+  "decode_step",
+  "decode_steps",
+  "empty_state",
+  "extend",
+  "generate",
+  "grow",
+  "insert",
+  "prefill",
+  "prefix_cache",
+  "release",
+]  # fmt: skip
 
 
-@flax.struct.dataclass
-class DecodeState:
-  """Where a batch of decodes stands. Shapes are fixed, so that one program serves all steps.
-
-  Attributes:
-    cache: keys and values; slot s of a row holds its position s.
-    filled_B: int32, tokens in each row's cache: the next free slot.
-    last_B: int32, id drawn last. It is not in the cache yet, unless it is a stopping id,
-      which never goes there.
-    tokens_BU: int32, ids emitted so far; zeros from `counts_B` on.
-    counts_B: int32, how many were emitted.
-    least_B, most_B: int32, no stopping below the one, stopped at the other.
-    recent_BW: int32, the last W emitted ids, newest last; -1 before the first.
-    ended_B: int32, RUNNING, or why the row is not.
-    done_B: bool, the row is not running.
-    keys_B: one key per request.
-  """
-
-  cache: Cache
-  filled_B: jax.Array
-  last_B: jax.Array
-  tokens_BU: jax.Array
-  counts_B: jax.Array
-  least_B: jax.Array
-  most_B: jax.Array
-  recent_BW: jax.Array
-  ended_B: jax.Array
-  done_B: jax.Array
-  keys_B: jax.Array
+def prefix_cache(
+  model: TextSpeechLM, params: dict, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array
+) -> Cache:
+  """Keys and values of what many requests begin with, for `prefill`: a cache of L slots."""
+  return model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, method=model.prefill)[1]
 
 
 def prefill(
@@ -69,6 +92,9 @@ def prefill(
   keys_B: jax.Array,
   *,
   capacity: int,
+  mode_B: jax.Array | None = None,
+  prefix: Cache | None = None,
+  starts_B: jax.Array | None = None,
   sampler: Sampler | None = None,
   below_least: str = FORBID_ALL,
 ) -> DecodeState:
@@ -82,26 +108,30 @@ def prefill(
     least_B, most_B: int32 speech tokens to produce.
     keys_B: typed keys, one per request.
     capacity: cache slots and length of the token buffer; at least prompt + most of every row.
+    mode_B: int32 KNOWN (default), OPEN or CLOSED.
+    prefix: of `prefix_cache`; the rows of this call follow it. At most `capacity` slots.
+    starts_B: int32, how many positions of the prefix each row follows; all of its slots if None.
     sampler: see `cosyjax.lm.sampling`; by default what the model's configuration asks for.
-    below_least: FORBID_ALL, or FORBID_END for the released rule, which forbids id C alone.
+    below_least: FORBID_ALL, or FORBID_END for the released rule, which forbids id C alone
+      (below the least, and as long as there is text to come).
   """
   config = model.config
-  batch = ids_BL.shape[0]
-  logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, method=model.prefill)
+  if prefix is None:
+    logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, method=model.prefill)
+    starts_B = jnp.zeros_like(lengths_B)
+  else:
+    starts_B = jnp.full_like(lengths_B, prefix[0].v_BKSH.shape[2]) if starts_B is None else starts_B
+    cache = pad_cache(prefix, min(prefix[0].v_BKSH.shape[2] + ids_BL.shape[1], capacity))
+    logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, starts_B, cache, method=model.step)
   ended_B = jnp.where(lengths_B == 0, IDLE, jnp.where(most_B <= 0, LENGTH, RUNNING)).astype(jnp.int32)
-  zeros_B = jnp.zeros(batch, jnp.int32)
-  state = DecodeState(
-    cache=pad_cache(cache, capacity),
-    filled_B=lengths_B.astype(jnp.int32),
-    last_B=zeros_B,
-    tokens_BU=jnp.zeros((batch, capacity), jnp.int32),
-    counts_B=zeros_B,
+  state = new_state(config, pad_cache(cache, capacity), keys_B)
+  state = state.replace(
+    filled_B=jnp.where(lengths_B == 0, 0, starts_B + lengths_B).astype(jnp.int32),
     least_B=least_B.astype(jnp.int32),
     most_B=most_B.astype(jnp.int32),
-    recent_BW=jnp.full((batch, config.repeat_window), -1, jnp.int32),
+    mode_B=state.mode_B if mode_B is None else mode_B.astype(jnp.int32),
     ended_B=ended_B,
     done_B=ended_B != RUNNING,
-    keys_B=keys_B,
   )
   return _take(config, state, logits_BV, sampler, below_least)
 
@@ -111,36 +141,47 @@ def decode_step(
   params: dict,
   state: DecodeState,
   *,
+  active_B: jax.Array | None = None,
   sampler: Sampler | None = None,
   below_least: str = FORBID_ALL,
 ) -> DecodeState:
-  """Feeds every running row its last token and draws the next. Rows that are done stay as they are."""
-  running_B = (~state.done_B).astype(jnp.int32)
-  kinds_B1 = jnp.full((running_B.shape[0], 1), SPEECH, jnp.int32)
+  """Feeds every running row its last token and draws the next.
+
+  Rows that are done, and rows that are not active (bool; all are if None), stay as they are.
+  """
+  runs_B = _running(state, active_B)
+  kinds_B1 = jnp.full((runs_B.shape[0], 1), SPEECH, jnp.int32)
+  lengths_B = runs_B.astype(jnp.int32)
   logits_BV, cache = model.apply(
-    {"params": params}, state.last_B[:, None], kinds_B1, running_B, state.filled_B, state.cache, method=model.step
+    {"params": params}, state.last_B[:, None], kinds_B1, lengths_B, state.filled_B, state.cache, method=model.step
   )
-  state = state.replace(cache=cache, filled_B=state.filled_B + running_B)
-  return _take(model.config, state, logits_BV, sampler, below_least)
+  state = state.replace(cache=cache, filled_B=state.filled_B + lengths_B)
+  return _take(model.config, state, logits_BV, sampler, below_least, runs_B)
 
 
 def decode_steps(
   model: TextSpeechLM,
   params: dict,
   state: DecodeState,
-  steps: int,
+  steps: jax.Array | int,
   *,
+  active_B: jax.Array | None = None,
   sampler: Sampler | None = None,
   below_least: str = FORBID_ALL,
 ) -> DecodeState:
-  """`steps` steps on the device; fewer if all rows are done. Jit it with `state` donated."""
+  """`steps` steps on the device; fewer if no active row runs any more. Jit it with `state` donated.
+
+  Args:
+    steps: may be traced, so that one program serves all numbers.
+    active_B: bool, see `decode_step`.
+  """
 
   def step(carry: tuple[jax.Array, DecodeState]) -> tuple[jax.Array, DecodeState]:
     i, state = carry
-    return i + 1, decode_step(model, params, state, sampler=sampler, below_least=below_least)
+    return i + 1, decode_step(model, params, state, active_B=active_B, sampler=sampler, below_least=below_least)
 
   def more(carry: tuple[jax.Array, DecodeState]) -> jax.Array:
-    return (carry[0] < steps) & ~jnp.all(carry[1].done_B)
+    return (carry[0] < steps) & jnp.any(_running(carry[1], active_B))
 
   return jax.lax.while_loop(more, step, (jnp.int32(0), state))[1]
 
@@ -153,17 +194,21 @@ def extend(
   kinds_BL: jax.Array,
   lengths_B: jax.Array,
   *,
+  least_B: jax.Array | None = None,
+  most_B: jax.Array | None = None,
+  mode_B: jax.Array | None = None,
   sampler: Sampler | None = None,
   below_least: str = FORBID_ALL,
 ) -> DecodeState:
   """Appends given tokens to rows and draws each one's next token.
 
   A row whose last drawn id is speech that is not in the cache yet gets that id first. A row
-  that a stopping id had ended runs again. Rows of length 0 stay as they are.
+  that a stopping id or its most had ended runs again. Rows of length 0 stay as they are.
 
   Args:
     ids_BL, kinds_BL: int32 tokens to append, padded at the end.
     lengths_B: how many each row gets.
+    least_B, most_B, mode_B: int32, new bounds and mode of the rows that get tokens; unchanged if None.
   """
   more_B = lengths_B > 0
   pending_B = (more_B & (state.last_B < model.config.speech_codes) & (state.counts_B > 0)).astype(jnp.int32)
@@ -175,14 +220,30 @@ def extend(
   logits_BV, cache = model.apply(
     {"params": params}, ids_BL, kinds_BL, lengths_B, state.filled_B, state.cache, method=model.step
   )
-  ended_B = jnp.where(state.counts_B < state.most_B, RUNNING, LENGTH)
+  renew = lambda old_B, new_B: old_B if new_B is None else jnp.where(more_B, new_B.astype(jnp.int32), old_B)
+  most_B = renew(state.most_B, most_B)
+  ended_B = jnp.where(state.counts_B < most_B, RUNNING, LENGTH)
   state = state.replace(
     cache=cache,
     filled_B=state.filled_B + lengths_B,
+    least_B=renew(state.least_B, least_B),
+    most_B=most_B,
+    mode_B=renew(state.mode_B, mode_B),
     ended_B=jnp.where(more_B, ended_B, state.ended_B),
     done_B=jnp.where(more_B, ended_B != RUNNING, state.done_B),
   )
-  return _take(model.config, state, logits_BV, sampler, below_least, drawing_B=more_B)
+  return _take(model.config, state, logits_BV, sampler, below_least, more_B)
+
+
+def _running(state: DecodeState, active_B: jax.Array | None) -> jax.Array:
+  return ~state.done_B if active_B is None else ~state.done_B & active_B
+
+
+def _forbidden(state: DecodeState, below_least: str) -> jax.Array:
+  """Which of C, C+1 and C+2 each row may not draw: bool [B, 3]."""
+  early_B, opened_B, known_B = state.counts_B < state.least_B, state.mode_B == OPEN, state.mode_B == KNOWN
+  others_B = (early_B | ~known_B) & (below_least == FORBID_ALL)
+  return jnp.stack([early_B | opened_B, others_B, others_B & ~opened_B], axis=1)
 
 
 def _take(
@@ -195,10 +256,8 @@ def _take(
 ) -> DecodeState:
   """Draws one id for each running row of `drawing_B` and books it: emitted, or the row's end."""
   sampler = RepetitionAware.of(config) if sampler is None else sampler
-  early_B1 = (state.counts_B < state.least_B)[:, None]
-  which_J = jnp.array([True, below_least == FORBID_ALL, below_least == FORBID_ALL])
-  logits_BV = forbid(logits_BV, early_B1 & which_J)
-  drawn_B = sampler(logits_BV, state.recent_BW, state.keys_B, state.counts_B)
+  logits_BV = forbid(logits_BV, _forbidden(state, below_least))
+  drawn_B = sampler(logits_BV, state.recent_BW, state.keys_B, state.draws_B)
 
   takes_B = ~state.done_B & drawing_B
   emits_B = takes_B & (drawn_B < config.speech_codes)
@@ -212,6 +271,7 @@ def _take(
     last_B=jnp.where(takes_B, drawn_B, state.last_B),
     tokens_BU=state.tokens_BU.at[rows, slots_B].set(drawn_B, mode="drop"),
     counts_B=counts_B,
+    draws_B=state.draws_B + takes_B,
     recent_BW=jnp.where(emits_B[:, None], jnp.c_[state.recent_BW[:, 1:], drawn_B], state.recent_BW),
     ended_B=ended_B,
     done_B=ended_B != RUNNING,
@@ -280,4 +340,4 @@ def generate(
 
 
 _prefill_jit = jax.jit(prefill, static_argnames=("model", "capacity", "below_least"))
-_steps_jit = jax.jit(decode_steps, static_argnames=("model", "steps", "below_least"), donate_argnames=("state",))
+_steps_jit = jax.jit(decode_steps, static_argnames=("model", "below_least"), donate_argnames=("state",))

@@ -73,6 +73,11 @@ def known_text_row(prompt_text: Ids, text: Ids, prompt_speech: Ids = ()) -> tupl
   return _join([(SPECIAL, [START]), (TEXT, prompt_text), (TEXT, text), (SPECIAL, [TURN]), (SPEECH, prompt_speech)])
 
 
+def known_text_prefix(prompt_text: Ids) -> tuple[np.ndarray, np.ndarray]:
+  """What every `known_text_row` of one prompt begins with: (ids, kinds)."""
+  return _join([(SPECIAL, [START]), (TEXT, prompt_text)])
+
+
 def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool) -> TrainingRow:
   """Training row with its targets.
 
@@ -87,7 +92,7 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool)
   Raises:
     TokenError: no text, no speech, or an id outside its vocabulary.
   """
-  text, speech = _checked("text", text, config.text_vocab), _checked("speech", speech, config.speech_codes)
+  text, speech = checked("text", text, config.text_vocab), checked("speech", speech, config.speech_codes)
   if interleaved and _enough_speech(len(text), len(speech), config):
     opening, used_text, used_speech = interleave(text, speech, config)
     targets = [IGNORE]
@@ -172,11 +177,17 @@ def _enough_speech(text: int, speech: int, config: LMConfig) -> bool:
   return speech * config.mix_text > text * config.mix_speech
 
 
-def _checked(what: str, ids: Ids, size: int) -> np.ndarray:
+def checked(what: str, ids: Ids, size: int, *, some: bool = True) -> np.ndarray:
+  """`ids` as int32.
+
+  Raises:
+    TokenError: not a list of integers from 0 to `size` - 1; or an empty one, where there should be `some`.
+  """
   ids = np.asarray(ids)
-  if ids.ndim != 1 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
-    raise TokenError(f"{what} ids: expected a list of at least one integer, found {ids.dtype} {ids.shape}")
-  if ids.min() < 0 or ids.max() >= size:
+  ids = ids.astype(np.int32) if ids.shape == (0,) else ids  # an empty list has no type
+  if ids.ndim != 1 or (some and not ids.size) or not np.issubdtype(ids.dtype, np.integer):
+    raise TokenError(f"{what} ids: expected a list of {'some ' * some}integers, found {ids.dtype} {ids.shape}")
+  if ids.size and (ids.min() < 0 or ids.max() >= size):
     raise TokenError(f"{what} ids: expected 0 to {size - 1}, found {ids.min()} to {ids.max()}")
   return ids.astype(np.int32)
 

@@ -1,0 +1,244 @@
+"""Streamed text: what goes into a row next, from text ids as they arrive (paper 2.3 and Fig. 2).
+
+A row opens with groups of N text ids and M prompt speech ids. Then it speaks until it draws a
+fill, or until M speech ids have followed the last group, when a fill is due; both are answered by
+the next N text ids. When the text has ended and fewer than N ids are left, they go in with TURN,
+and the row speaks to its end. A group goes in as a whole or not at all, and only when the row
+waits for it: so the row does not depend on how the text was cut, nor on when it came.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.config import LMConfig
+from cosyjax.errors import TextError, TokenError
+from cosyjax.lm import decode, sequence
+from cosyjax.lm.decode import CLOSED, END, FILL, LENGTH, OPEN, STOP
+from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm.qwen2 import Cache
+from cosyjax.lm.sampling import Sampler
+from cosyjax.lm.sequence import Ids
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Append:
+  """Tokens to run through a row before it draws again, and the bounds it then has.
+
+  Attributes:
+    ids_L, kinds_L: int32, at least one.
+    least: speech ids of the whole row below which it may not end.
+    most: speech ids of the whole row at which it stops, or waits for more text.
+    mode: KNOWN, OPEN or CLOSED of `cosyjax.lm.decode`.
+    prefix: how many of the first ids are in the prompt's cached prefix; less than all, as the
+      last one has to run.
+  """
+
+  ids_L: np.ndarray
+  kinds_L: np.ndarray
+  least: int
+  most: int
+  mode: int
+  prefix: int = 0
+
+
+class Interleaver:
+  """One streamed request's books: which ids have come, which are in the row, what goes in next.
+
+  Attributes:
+    prefix: (ids, kinds) that every row of the prompt begins with: START, and the groups whose
+      text is all of the prompt.
+    closed: the text has ended.
+    new_text: ids that were pushed. A request that is closed at 0 has nothing to say and never opens.
+    placed: positions handed out so far; the row holds them and the speech ids it emitted.
+  """
+
+  def __init__(self, config: LMConfig, prompt_text: Ids = (), prompt_speech: Ids = ()) -> None:
+    """Starts a row without text.
+
+    Args:
+      config: N, M and the bounds per text id.
+      prompt_text: text ids before the new text: a prompt's transcript, or an instruction.
+      prompt_speech: speech ids of the transcript, which the row continues; none otherwise.
+
+    Raises:
+      TokenError: an id outside its vocabulary, or speech without a transcript.
+    """
+    self._config = config
+    self._waiting = sequence.checked("transcript", prompt_text, config.text_vocab, some=False)
+    self._speech = sequence.checked("prompt speech", prompt_speech, config.speech_codes, some=False)
+    if len(self._speech) and not len(self._waiting):
+      raise TokenError("prompt speech ids need the text ids of their transcript, found none")
+    self._until_fill = sequence.speech_until_fill(len(self._speech), config)
+    self.prefix, _, _ = sequence.interleave(self._waiting, self._speech, config)
+    self._mode: int | None = None  # of the last append
+    self.closed, self.new_text, self.placed = False, 0, 0
+
+  @property
+  def text_used(self) -> int:
+    """New text ids that are in the row."""
+    return max(self.new_text - len(self._waiting), 0)
+
+  def push(self, ids: Ids) -> None:
+    """More text ids, any number.
+
+    Raises:
+      TokenError: the text had been closed, or an id is outside the vocabulary.
+    """
+    ids = sequence.checked("text", ids, self._config.text_vocab, some=False)
+    if self.closed:
+      raise TokenError("text ids after the end of the text")
+    self._waiting = np.concatenate([self._waiting, ids])
+    self.new_text += len(ids)
+
+  def close(self) -> None:
+    """No more text will come."""
+    self.closed = True
+
+  def opening(self) -> Append | None:
+    """What the row begins with, or None as long as there is too little text.
+
+    There is enough when all the prompt's speech, or without a prompt one group of text, can be
+    placed, or when the text has ended. Text that ends before leaves the speech behind TURN, as
+    in a row of known text.
+
+    Raises:
+      TokenError: the row is open already.
+    """
+    if self._mode is not None:
+      raise TokenError("a row opens once")
+    opening, used_text, used_speech = sequence.interleave(self._waiting, self._speech, self._config)
+    enough = used_text > 0 and used_speech == len(self._speech)
+    if not self.new_text or not (enough or self.closed):
+      return None
+    self._waiting, self._speech = self._waiting[used_text:], self._speech[used_speech:]
+    if enough:
+      return self._append(opening, OPEN, self._until_fill)
+    return self._close(opening)
+
+  def next(self, emitted: int) -> Append | None:
+    """What answers a row that waits, or None to let it wait for more text.
+
+    Args:
+      emitted: speech ids of the row so far.
+
+    Raises:
+      TokenError: the row has not been opened, or has all its text.
+    """
+    if self._mode != OPEN:
+      raise TokenError("a row that has not been opened, or whose text has ended, waits for no text")
+    n = self._config.mix_text
+    if len(self._waiting) >= n:
+      group, self._waiting = self._waiting[:n], self._waiting[n:]
+      return self._append(sequence.text_tokens(group), OPEN, emitted + self._config.mix_speech)
+    return self._close() if self.closed else None
+
+  def finished(self, ended: int) -> bool:
+    """Whether a row that does not run is at its end (True) or waits for `next` (False).
+
+    Args:
+      ended: its code in `DecodeState.ended_B`.
+
+    Raises:
+      TokenError: the row drew a stopping id that cannot come where it stands: C before the text
+        has ended, C+1 ever, or C+2 afterwards. Under FORBID_ALL none of them is drawn.
+    """
+    if ended in {OPEN: (FILL, LENGTH), CLOSED: (END, LENGTH)}.get(self._mode, ()):
+      return self._mode == CLOSED
+    what = {END: "the end", STOP: "the stop id", FILL: "a fill"}.get(ended, f"ending {ended}")
+    raise TokenError(f"streamed text {'that has ended' if self._mode == CLOSED else 'still open'}: drew {what}")
+
+  def _close(self, before: tuple[np.ndarray, np.ndarray] | None = None) -> Append:
+    closing = sequence.closing_tokens(self._waiting, self._speech)
+    self._waiting, self._speech = self._waiting[:0], self._speech[:0]
+    tokens = closing if before is None else tuple(np.concatenate(pair) for pair in zip(before, closing, strict=True))
+    return self._append(tokens, CLOSED, int(self._config.max_ratio * self.new_text))
+
+  def _append(self, tokens: tuple[np.ndarray, np.ndarray], mode: int, most: int) -> Append:
+    least = int(self._config.min_ratio * self.new_text) if mode == CLOSED else 0
+    prefix = min(len(self.prefix[0]), len(tokens[0]) - 1) if self._mode is None else 0
+    self._mode = mode
+    self.placed += len(tokens[0])
+    return Append(*tokens, least, most, mode, prefix)
+
+
+def stream_tokens(
+  model: TextSpeechLM,
+  params: dict,
+  row: Interleaver,
+  pieces: Iterable[Ids],
+  key: jax.Array,
+  *,
+  prefix: Cache | None = None,
+  sampler: Sampler | None = None,
+  below_least: str = decode.FORBID_ALL,
+  steps: int = 16,
+) -> Iterator[int]:
+  """Speech ids of one streamed request, as they are drawn.
+
+  Args:
+    row: of the prompt; nothing pushed yet.
+    pieces: text ids as they arrive. The next piece is asked for when the row cannot go on without.
+    key: of the request.
+    prefix: `prefix_cache` of `row.prefix`, batch of one.
+    sampler, below_least: as for `cosyjax.lm.decode.prefill`.
+    steps: ids per call to the device.
+
+  Raises:
+    TextError: there was no text at all.
+    TokenError: an id outside its vocabulary, or drawn where it cannot be; see `Interleaver.finished`.
+  """
+  pieces, state, told = iter(pieces), None, 0
+  rule = {"sampler": sampler, "below_least": below_least}
+  while True:
+    append = row.opening() if state is None else row.next(told)
+    if append is None:
+      if row.closed:
+        raise TextError("streamed text: it ended without any text id")
+      piece = next(pieces, None)
+      row.close() if piece is None else row.push(piece)
+      continue
+    capacity = _fit(row.placed + append.most, 128)
+    bounds = [jnp.array([value], jnp.int32) for value in (append.least, append.most, append.mode)]
+    if state is None:
+      start = 0 if prefix is None else append.prefix
+      rows = _padded(append, start, capacity)
+      past = {} if prefix is None else {"prefix": prefix, "starts_B": jnp.array([start], jnp.int32)}
+      keys_B = key[None]
+      state = _prefill(model, params, *rows, *bounds[:2], keys_B, mode_B=bounds[2], capacity=capacity, **past, **rule)
+    else:
+      if capacity > state.capacity:
+        state = decode.grow(state, capacity)
+      least_B, most_B, mode_B = bounds
+      new = {"least_B": least_B, "most_B": most_B, "mode_B": mode_B}
+      state = _extend(model, params, state, *_padded(append, 0, capacity), **new, **rule)
+    while True:
+      counts, ended = (int(x[0]) for x in jax.device_get((state.counts_B, state.ended_B)))
+      yield from np.asarray(state.tokens_BU[0, told:counts]).tolist()
+      told = counts
+      if ended != decode.RUNNING:
+        break
+      state = _steps(model, params, state, steps, **rule)
+    if row.finished(ended):
+      return
+
+
+def _padded(append: Append, start: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Ids from `start` on as a batch of one, in few different lengths."""
+  length = min(_fit(len(append.ids_L) - start, 8), capacity)
+  rows = sequence.pad_rows([(append.ids_L[start:], append.kinds_L[start:])], length=length)
+  return rows.ids_BL, rows.kinds_BL, rows.lengths_B
+
+
+def _fit(size: int, least: int) -> int:
+  """`size` rounded up to `least` times a power of two."""
+  return least << max(-(-size // least) - 1, 0).bit_length()
+
+
+_STATIC = ("model", "below_least")
+_prefill = jax.jit(decode.prefill, static_argnames=(*_STATIC, "capacity"))
+_extend = jax.jit(decode.extend, static_argnames=_STATIC, donate_argnames=("state",))
+_steps = jax.jit(decode.decode_steps, static_argnames=_STATIC, donate_argnames=("state",))

@@ -1,0 +1,131 @@
+"""Where a batch of decodes stands, as a value, and the moves of rows into and out of it.
+
+A batch has slots. A request's row is prefilled alone, inserted into a free slot while the other
+rows run on, and released when it is done.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import LMConfig
+from cosyjax.layers.basic import Dtype
+from cosyjax.lm.qwen2 import Cache, empty_cache, pad_cache
+
+# Why a row is not running: codes in `DecodeState.ended_B`. The stopping ids C, C+1, C+2 are
+# END, END + 1, END + 2.
+RUNNING, END, STOP, FILL, LENGTH, IDLE = range(6)
+
+# What a row knows of its text: codes in `DecodeState.mode_B`.
+#   KNOWN   all text was there from the start: any stopping id ends the row, none before the least.
+#   OPEN    streamed text, more to come: a fill may be drawn, and asks for the next group.
+#   CLOSED  streamed text that has ended: only C ends the row, not before the least.
+KNOWN, OPEN, CLOSED = range(3)
+
+
+@flax.struct.dataclass
+class DecodeState:
+  """Where a batch of decodes stands. Shapes are fixed, so that one program serves all steps.
+
+  Attributes:
+    cache: keys and values; slot s of a row holds its position s. Free slots may hold anything.
+    filled_B: int32, tokens in each row's cache: the next free slot.
+    last_B: int32, id drawn last. It is not in the cache yet, unless it is a stopping id,
+      which never goes there.
+    tokens_BU: int32, ids emitted so far; zeros from `counts_B` on.
+    counts_B: int32, how many were emitted.
+    draws_B: int32, how many ids were drawn, stopping ids included: the position that a draw's
+      key is made of. While a row of known text runs, it is the count.
+    least_B, most_B: int32, no ending below the one, stopped (or paused) at the other.
+    mode_B: int32, KNOWN, OPEN or CLOSED.
+    recent_BW: int32, the last W emitted ids, newest last; -1 before the first.
+    ended_B: int32, RUNNING, or why the row is not.
+    done_B: bool, the row is not running.
+    keys_B: one key per request.
+  """
+
+  cache: Cache
+  filled_B: jax.Array
+  last_B: jax.Array
+  tokens_BU: jax.Array
+  counts_B: jax.Array
+  draws_B: jax.Array
+  least_B: jax.Array
+  most_B: jax.Array
+  mode_B: jax.Array
+  recent_BW: jax.Array
+  ended_B: jax.Array
+  done_B: jax.Array
+  keys_B: jax.Array
+
+  @property
+  def capacity(self) -> int:
+    """Cache slots of a row, and the length of its token buffer."""
+    return self.tokens_BU.shape[1]
+
+
+def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array) -> DecodeState:
+  """Idle rows around a cache, one for each key."""
+  batch, capacity = keys_B.shape[0], cache[0].v_BKSH.shape[2]
+  zeros = lambda: jnp.zeros(batch, jnp.int32)  # an array for each field: one that stands twice cannot be donated
+  return DecodeState(
+    cache=cache,
+    filled_B=zeros(),
+    last_B=zeros(),
+    tokens_BU=jnp.zeros((batch, capacity), jnp.int32),
+    counts_B=zeros(),
+    draws_B=zeros(),
+    least_B=zeros(),
+    most_B=zeros(),
+    mode_B=zeros(),
+    recent_BW=jnp.full((batch, config.repeat_window), -1, jnp.int32),
+    ended_B=jnp.full(batch, IDLE, jnp.int32),
+    done_B=jnp.ones(batch, bool),
+    keys_B=keys_B,
+  )
+
+
+def empty_state(config: LMConfig, batch: int, capacity: int, dtype: Dtype = jnp.float32) -> DecodeState:
+  """`batch` idle slots of `capacity` positions; `dtype` is the compute type of the model that will run them."""
+  return new_state(config, empty_cache(config, batch, capacity, dtype), jax.random.split(jax.random.key(0), batch))
+
+
+def insert(state: DecodeState, one: DecodeState, slot: jax.Array | int) -> DecodeState:
+  """Puts the first row of `one` into a slot, whatever was there. Jit it with `state` donated.
+
+  Args:
+    state: slots of a capacity of at least that of `one`.
+    one: for example a prefilled request.
+    slot: 0 to B - 1; may be traced.
+  """
+  one = one.replace(tokens_BU=jnp.pad(one.tokens_BU, ((0, 0), (0, state.capacity - one.capacity))))
+
+  def write(old: jax.Array, new: jax.Array) -> jax.Array:
+    start = (jnp.asarray(slot, jnp.int32), *(jnp.int32(0) for _ in old.shape[1:]))
+    return jax.lax.dynamic_update_slice(old, new[:1].astype(old.dtype), start)
+
+  return jax.tree.map(write, state, one)
+
+
+def release(state: DecodeState, slot: jax.Array | int) -> DecodeState:
+  """Leaves a slot idle and empty. Jit it with `state` donated."""
+  return state.replace(
+    filled_B=state.filled_B.at[slot].set(0),
+    last_B=state.last_B.at[slot].set(0),
+    tokens_BU=state.tokens_BU.at[slot].set(0),
+    counts_B=state.counts_B.at[slot].set(0),
+    draws_B=state.draws_B.at[slot].set(0),
+    recent_BW=state.recent_BW.at[slot].set(-1),
+    ended_B=state.ended_B.at[slot].set(IDLE),
+    done_B=state.done_B.at[slot].set(True),
+  )
+
+
+def grow(state: DecodeState, capacity: int) -> DecodeState:
+  """The same rows with room for `capacity` positions each.
+
+  Raises:
+    ConfigError: the rows have more already.
+  """
+  cache = pad_cache(state.cache, capacity)
+  return state.replace(cache=cache, tokens_BU=jnp.pad(state.tokens_BU, ((0, 0), (0, capacity - state.capacity))))
