@@ -2,7 +2,8 @@
 
 A convolution that looks three tokens ahead, transformer blocks with relative positions
 (Dai et al. 2019, section 3.3), upsampling by two, and more blocks. Which frames see which
-is decided by the blocks that are passed in; see `cosyjax.layers.masks`.
+is decided by the blocks that are passed in; see `cosyjax.layers.masks`. What stands before the
+first token is up to `past`; see `cosyjax.flow.past`.
 """
 
 import math
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
 from cosyjax.flow.attention import attend, mask_bias
+from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
-from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad, named
+from cosyjax.layers.basic import LayerNorm, conv, dense, named
 
 RATE = 2  # mel frames per token
 
@@ -50,6 +52,29 @@ def relative_shift(x_BNTR: jax.Array) -> jax.Array:
   return flat.reshape(*front, queries, places - 1)[..., : places - queries]
 
 
+def positions_up_to(mask_B1TS: jax.Array, width: int) -> jax.Array:
+  """`relative_positions` of queries that are the last among their keys: of a whole sequence, all of it."""
+  queries, keys = mask_B1TS.shape[-2:]
+  return relative_positions(queries, keys, width, keys - queries)
+
+
+def from_offsets(p_RNH: jax.Array, offset_B: jax.Array, queries: int) -> jax.Array:
+  """The rows of a projected position table that belong to queries from `offset_B` on.
+
+  Args:
+    p_RNH: of `positions_up_to`.
+    offset_B: int32, position of each row's first query.
+    queries: number of queries.
+
+  Returns:
+    [B, R, N, H], as if the table had been made for that offset. Of keys after a row's last
+    query, which nobody sees, it is right only for the next few.
+  """
+  places = p_RNH.shape[0]
+  start_B1 = (places - 2 * queries - offset_B)[:, None]
+  return jnp.take(p_RNH, start_B1 + jnp.arange(places), axis=0, mode="clip")
+
+
 class RelativeAttention(nn.Module):
   """Self-attention whose scores have a part by content and a part by distance."""
 
@@ -57,18 +82,23 @@ class RelativeAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array, past: NoPast | Past = NO_PAST
+  ) -> jax.Array:
     width = x_BTD.shape[-1]
     shape = (self.heads, width // self.heads)
     into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH = dense(**into, name="query")(x_BTD)
-    k_BSNH = dense(**into, name="key")(x_BTD)
-    v_BSNH = dense(**into, name="value")(x_BTD)
+    k_BSNH, v_BSNH = past.keys(self, dense(**into, name="key")(x_BTD), dense(**into, name="value")(x_BTD))
     p_RNH = dense(**into, bias=False, name="position")(positions_RD)
     init = named(nn.initializers.xavier_uniform(), "heads", "head_dim")
     by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
     by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
-    distance_BNTR = jnp.einsum("btnh,rnh->bntr", q_BTNH + by_position, p_RNH, preferred_element_type=jnp.float32)
+    if past.offset_B is None:
+      p, product = p_RNH, "btnh,rnh->bntr"
+    else:
+      p, product = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1]), "btnh,brnh->bntr"
+    distance_BNTR = jnp.einsum(product, q_BTNH + by_position, p, preferred_element_type=jnp.float32)
     bias_BNTS = mask_B1TS + relative_shift(distance_BNTR) * (1.0 / math.sqrt(shape[1]))
     y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, bias_BNTS)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
@@ -81,10 +111,12 @@ class EncoderBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array, past: NoPast | Past = NO_PAST
+  ) -> jax.Array:
     c = self.config
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
-    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_B1TS, positions_RD)
+    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_B1TS, positions_RD, past)
     y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
     y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
     return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
@@ -103,17 +135,17 @@ class Embed(nn.Module):
 
 
 class LookAhead(nn.Module):
-  """Adds to each token what a convolution makes of it and the `tokens` after it."""
+  """Adds to each token what a convolution makes of it and the `tokens` after it: [B, U + tokens, D] to [B, U, D]."""
 
   tokens: int
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BUD: jax.Array) -> jax.Array:
-    width = x_BUD.shape[-1]
-    y_BUD = jnp.pad(x_BUD, ((0, 0), (0, self.tokens), (0, 0)))
-    y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(y_BUD), 0.01)
-    return x_BUD + conv(width, 3, dtype=self.dtype, name="smooth")(left_pad(y_BUD, 2))
+  def __call__(self, x_BXD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    width = x_BXD.shape[-1]
+    y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(x_BXD), 0.01)
+    y_BUD = conv(width, 3, dtype=self.dtype, name="smooth")(past.pad(self, y_BUD, 2))
+    return x_BXD[:, : y_BUD.shape[1]] + y_BUD
 
 
 class TokenEncoder(nn.Module):
@@ -124,40 +156,48 @@ class TokenEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BUD: jax.Array, lengths_B: jax.Array, blocks: jax.Array, final: bool | jax.Array = True
+    self,
+    x_BXD: jax.Array,
+    lengths_B: jax.Array,
+    blocks: jax.Array,
+    spoken_B: jax.Array | None = None,
+    past: NoPast | Past = NO_PAST,
   ) -> jax.Array:
     """Encodes a batch of padded rows.
 
     Args:
-      x_BUD: token embeddings; what stands past a row's length has no influence.
+      x_BXD: embeddings of U tokens and of up to `lookahead` places more (U <= X <= U +
+        lookahead); what stands past a row's length has no influence.
       lengths_B: tokens in each row, look-ahead tokens included.
       blocks: int32 [U] or [B, U], block of each token.
-      final: whether the rows end here. If not, the last `lookahead` tokens of a row are
-        only looked at: they get no frames. A bool or bool [B], may be traced.
+      spoken_B: tokens of each row that get frames; those after them are only looked at. All if None.
+      past: what came before; nothing by default.
 
     Returns:
-      [B, 2U, D]; valid are the first `frames(lengths_B, final, lookahead)` frames of a row.
+      [B, 2U, D]; valid are the first `2 * spoken_B` frames of a row.
     """
     c = self.config
-    size = x_BUD.shape[1]
-    present_BU1 = masks.padding_mask(lengths_B, size)[..., None]
-    blocks_BU = masks.pad_blocks(blocks, spoken(lengths_B, final, c.lookahead))
+    size, places = blocks.shape[-1], x_BXD.shape[1]
+    present_BX1 = masks.padding_mask(lengths_B, places)[..., None]
+    blocks_BU = masks.pad_blocks(blocks, lengths_B if spoken_B is None else spoken_B)
 
     # The one place where a frame reads what follows it: past a row's end there must be zeros.
-    x_BUD = jnp.where(present_BU1, Embed(c.width, self.dtype, name="embed")(x_BUD), 0)
-    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BUD)
-    mask_B1UU = mask_bias(masks.block_mask(blocks_BU))
-    positions_RD = relative_positions(size, size, c.width)
+    x_BXD = jnp.where(present_BX1, Embed(c.width, self.dtype, name="embed")(x_BXD), 0)
+    x_BXD = jnp.pad(x_BXD, ((0, 0), (0, size + c.lookahead - places), (0, 0)))
+    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, past)
+    mask_B1US = mask_bias(past.mask(blocks_BU))
+    positions_RD = positions_up_to(mask_B1US, c.width)
     for i in range(c.blocks):
-      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_B1UU, positions_RD)
+      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_B1US, positions_RD, past)
 
-    x_BTD = left_pad(jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
+    past = past.faster(RATE)
+    x_BTD = past.pad(self, jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
     x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
-    mask_B1TT = mask_bias(masks.block_mask(masks.repeat_blocks(blocks_BU, RATE)))
-    positions_RD = relative_positions(RATE * size, RATE * size, c.width)
+    mask_B1TS = mask_bias(past.mask(masks.repeat_blocks(blocks_BU, RATE)))
+    positions_RD = positions_up_to(mask_B1TS, c.width)
     for i in range(c.up_blocks):
-      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_B1TT, positions_RD)
+      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_B1TS, positions_RD, past)
     return LayerNorm(name="norm")(x_BTD)
 
 

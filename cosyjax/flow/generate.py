@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from cosyjax.errors import ConfigError
 from cosyjax.flow import matching
 from cosyjax.flow.encoder import RATE
-from cosyjax.flow.model import Flow, mel_lengths
+from cosyjax.flow.model import Flow
 from cosyjax.layers import masks
 
 
@@ -24,6 +24,7 @@ def generate(
   *,
   chunk: int | jax.Array = 0,
   final: bool | jax.Array = True,
+  ahead_B: jax.Array | None = None,
   steps: int | None = None,
   guidance: float | jax.Array | None = None,
   unroll: int = 1,
@@ -46,6 +47,7 @@ def generate(
       full attention. An array [U] or [B, U] is taken as the tokens' blocks themselves.
     final: whether the rows end here. If not, the last `lookahead` tokens of a row are context
       only. A bool or bool [B].
+    ahead_B: instead of `final`, how many tokens at each row's end are context only: int32 [B].
     steps: Euler steps; the config's if None.
     guidance: strength w; the config's if None. The number 0 skips the second evaluation.
     unroll: Euler steps compiled out in a row; see `matching.euler`.
@@ -68,8 +70,10 @@ def generate(
     return model.apply({"params": params}, *arguments, method=method)
 
   blocks = masks.equal_blocks(tokens, chunk) if jnp.ndim(chunk) == 0 else jnp.asarray(chunk, jnp.int32)
-  lengths_B = mel_lengths(config, token_lengths_B, final)
-  mu_BTM = run(tokens_BU, token_lengths_B, blocks, final, method=Flow.encode)
+  ahead_B = jnp.where(final, 0, config.encoder.lookahead) if ahead_B is None else ahead_B
+  spoken_B = jnp.maximum(token_lengths_B - ahead_B, 0)
+  lengths_B = RATE * spoken_B
+  mu_BTM = run(tokens_BU, token_lengths_B, blocks, spoken_B, method=Flow.encode)
   speaker_BM = run(speaker_BE, method=Flow.project_speaker)
   cond_BTM = _conditions(prompt_mel_BTM, prompt_lengths_B, frames)
   noise_BTM = jnp.broadcast_to(noise_BTM[..., :frames, :], (batch, frames, config.mel_bins))

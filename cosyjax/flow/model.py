@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cosyjax.config import FlowConfig
 from cosyjax.flow.encoder import RATE, TokenEncoder, spoken
+from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.basic import dense, embed, normalise_l2
 from cosyjax.layers.masks import repeat_blocks
@@ -32,11 +33,16 @@ class Flow(nn.Module):
     self.unet = UNet(c.unet, self.dtype)
 
   def encode(
-    self, tokens_BU: jax.Array, lengths_B: jax.Array, blocks: jax.Array, final: bool | jax.Array = True
+    self,
+    tokens_BX: jax.Array,
+    lengths_B: jax.Array,
+    blocks: jax.Array,
+    spoken_B: jax.Array | None = None,
+    past: NoPast | Past = NO_PAST,
   ) -> jax.Array:
     """Tokens to the conditioning mu: [B, U] -> float32 [B, 2U, M]. See `TokenEncoder` for the arguments."""
-    x_BUD = self.token_embedding(jnp.clip(tokens_BU, 0, self.config.codes - 1))
-    return self.to_mel(self.encoder(x_BUD, lengths_B, blocks, final)).astype(jnp.float32)
+    x_BXD = self.token_embedding(jnp.clip(tokens_BX, 0, self.config.codes - 1))
+    return self.to_mel(self.encoder(x_BXD, lengths_B, blocks, spoken_B, past)).astype(jnp.float32)
 
   def project_speaker(self, speaker_BE: jax.Array) -> jax.Array:
     """Speaker vector of any length to float32 [B, M]."""
@@ -51,9 +57,10 @@ class Flow(nn.Module):
     t_B: jax.Array,
     lengths_B: jax.Array,
     blocks: jax.Array,
+    past: NoPast | Past = NO_PAST,
   ) -> jax.Array:
     """The UNet on its own; lengths and blocks are those of mel frames."""
-    return self.unet(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, lengths_B, blocks)
+    return self.unet(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, lengths_B, blocks, past)
 
   def __call__(
     self,

@@ -2,7 +2,8 @@
 
 One stage down, `mid_stages` in the middle, one up with a skip connection. A stage is a
 convolution block that is told the time, followed by transformer blocks. Every convolution
-looks back only; how far attention looks ahead is decided by the blocks passed in.
+looks back only; how far attention looks ahead is decided by the blocks passed in, and what
+stands before the first frame by `past` (see `cosyjax.flow.past`).
 """
 
 import math
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 
 from cosyjax.config import UNetConfig
 from cosyjax.flow.attention import attend, mask_bias
+from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
-from cosyjax.layers.basic import LayerNorm, conv, dense, left_pad
+from cosyjax.layers.basic import LayerNorm, conv, dense
 
 KERNEL = 3  # frames
 
@@ -61,8 +63,8 @@ class CausalConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array) -> jax.Array:
-    return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(left_pad(x_BTC, KERNEL - 1))
+  def __call__(self, x_BTC: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(past.pad(self, x_BTC, KERNEL - 1))
 
 
 class ConvUnit(nn.Module):
@@ -72,8 +74,8 @@ class ConvUnit(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array) -> jax.Array:
-    return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC)))
+  def __call__(self, x_BTC: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC, past)))
 
 
 class ResBlock(nn.Module):
@@ -83,10 +85,10 @@ class ResBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array) -> jax.Array:
-    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC)
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC, past)
     time_BC = dense(self.channels, ("mlp", "conv_out"), precision=jax.lax.Precision.HIGHEST, name="time")(mish(time_BF))
-    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype))
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype), past)
     return y_BTC + dense(self.channels, ("conv_in", "conv_out"), dtype=self.dtype, name="around")(x_BTC)
 
 
@@ -97,12 +99,12 @@ class TransformerBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
     c = self.config
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
-    q_BTNH, k_BSNH, v_BSNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend(q_BTNH, k_BSNH, v_BSNH, mask_B1TS)
+    q_BTNH, k_BTNH, v_BTNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
+    y_BTNH = attend(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask_B1TS)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -117,10 +119,12 @@ class Stage(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
-    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF)
+  def __call__(
+    self, x_BTC: jax.Array, time_BF: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST
+  ) -> jax.Array:
+    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, past)
     for i in range(self.config.blocks):
-      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_B1TS)
+      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_B1TS, past)
     return x_BTC
 
 
@@ -140,6 +144,7 @@ class UNet(nn.Module):
     t_B: jax.Array,
     lengths_B: jax.Array,
     blocks: jax.Array,
+    past: NoPast | Past = NO_PAST,
   ) -> jax.Array:
     """One evaluation.
 
@@ -151,24 +156,25 @@ class UNet(nn.Module):
       t_B: time in [0, 1].
       lengths_B: frames in each row.
       blocks: int32 [T] or [B, T], block of each frame.
+      past: what came before; nothing by default.
 
     Returns:
       float32 [B, T, M], zero past each row's length.
     """
     c = self.config
     bins, size = x_BTM.shape[-1], x_BTM.shape[1]
-    mask_B1TT = mask_bias(masks.block_mask(masks.pad_blocks(blocks, lengths_B)))
+    mask_B1TS = mask_bias(past.mask(masks.pad_blocks(blocks, lengths_B)))
     time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
-    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_B1TT)
-    x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC)
+    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_B1TS, past)
+    x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, past)
     for i in range(c.mid_stages):
-      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_B1TT)
+      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_B1TS, past)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_B1TT)
-    x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC)
-    x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC)
+    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_B1TS, past)
+    x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, past)
+    x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, past)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)
     return jnp.where(masks.padding_mask(lengths_B, size)[..., None], y_BTM.astype(jnp.float32), 0.0)

@@ -39,19 +39,31 @@ def repeat_blocks(blocks: jax.Array, factor: int) -> jax.Array:
   return jnp.repeat(blocks, factor, axis=-1)
 
 
-def block_mask(query_blocks: jax.Array, key_blocks: jax.Array | None = None) -> jax.Array:
+def block_mask(
+  query_blocks: jax.Array,
+  key_blocks: jax.Array | None = None,
+  *,
+  window: int | None = None,
+  pinned: jax.Array | None = None,
+) -> jax.Array:
   """True where a query frame may see a key frame.
 
   Args:
     query_blocks: int32 [..., Q].
     key_blocks: int32 [..., S]; the queries' own blocks if None.
+    window: blocks before its own that a query sees; all if None. A stream's cache may forget the rest.
+    pinned: bool [..., S], keys that no window takes away, such as a prompt's.
 
   Returns:
     bool [..., Q, S]. A key in block `NEVER` is seen by nobody, except that a padded query
     sees padded keys, which keeps its softmax finite.
   """
   key_blocks = query_blocks if key_blocks is None else key_blocks
-  return key_blocks[..., None, :] <= query_blocks[..., :, None]
+  mask = key_blocks[..., None, :] <= query_blocks[..., :, None]
+  if window is not None:
+    near = key_blocks[..., None, :] >= query_blocks[..., :, None] - window
+    mask = mask & (near if pinned is None else near | pinned[..., None, :])
+  return mask
 
 
 def causal_mask(query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
