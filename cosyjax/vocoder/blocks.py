@@ -31,6 +31,11 @@ def same_padding(kernel: int, dilation: int = 1) -> list[tuple[int, int]]:
   return [((kernel - 1) * dilation // 2,) * 2]
 
 
+def take(x_BT: jax.Array, start_B: jax.Array, count: int) -> jax.Array:
+  """`count` frames of each row of [B, T, ...] from its own `start_B` on; starts past T - count are pulled back."""
+  return jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, count))(x_BT, start_B)
+
+
 def sine_squared(turns: jax.Array) -> jax.Array:
   """sin^2(pi x), whose period is 1: range reduction and five multiply-adds, which fuse and vectorise."""
   rest = turns - jnp.round(turns)

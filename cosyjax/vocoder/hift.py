@@ -2,9 +2,10 @@
 
 Mel frames give f0, f0 a harmonic source; a convolutional generator, fed with both, predicts
 the magnitude and phase of a 16-point STFT every 4 samples. 480 samples come of a mel frame.
-Offline batches call `Vocoder`; a stream calls its methods one by one.
+Offline batches call `Vocoder`; a stream calls its methods one by one, see `cosyjax.vocoder.stream`.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,9 @@ from cosyjax.audio.stft import hann_window, istft, stft
 from cosyjax.config import HOP, VocoderConfig
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
-from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding
+from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding, take
 from cosyjax.vocoder.f0 import F0Predictor
+from cosyjax.vocoder.reach import block_reach, reach
 from cosyjax.vocoder.source import harmonic_source
 
 _LAST_SLOPE = 0.01  # the slope before the last convolution is PyTorch's default, not the configured one
@@ -36,15 +38,25 @@ class Generator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, mel_BTM: jax.Array, source_BA: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    mel_BTM: jax.Array,
+    source_BA: jax.Array,
+    lengths_B: jax.Array,
+    part: tuple[jax.Array, int] | None = None,
+  ) -> jax.Array:
     """Audio [B, A] within +-`audio_limit`, 0 past each row's end.
 
     Args:
       mel_BTM: log-mel frames [B, T, M].
       source_BA: harmonic source [B, A], A = 480 T.
       lengths_B: valid mel frames of each row, int32 [B].
+      part: (first_B, count): only the audio of the `count` frames from frame `first_B` on is
+        wanted, A = 480 `count`. Later stages, which see less far, then leave out the rest.
     """
     c = self.config
+    # Where x begins, in its stage's frames from the first, and its lengths counted from there.
+    origin_B = None if part is None else jnp.zeros_like(lengths_B)
     window = hann_window(c.n_fft)
     parts = stft(source_BA, window, c.n_fft, c.hop, lengths_B=lengths_B * HOP)
     spectrum_BKC = jnp.concatenate(parts, axis=-1).astype(self.dtype)
@@ -53,25 +65,28 @@ class Generator(nn.Module):
     x_BTC = conv(c.channels, 7, padding=same_padding(7), dtype=self.dtype, name="conv_in")(x_BTC)
     mask_BT1 = padding_mask(lengths_B, frames)[..., None]
     for i, (rate, kernel) in enumerate(zip(c.upsample_rates, c.upsample_kernels, strict=True)):
-      channels, last = c.channels // 2 ** (i + 1), i == stages - 1
+      channels, last, scale = c.channels // 2 ** (i + 1), i == stages - 1, math.prod(c.upsample_rates[: i + 1])
       x_BTC = nn.leaky_relu(jnp.where(mask_BT1, x_BTC, 0), c.leaky_slope)
       x_BTC = UpConv(channels, kernel, rate, self.dtype, name=f"up_{i}")(x_BTC)
       frames, lengths_B = frames * rate, lengths_B * rate
+      origin_B = None if part is None else origin_B * rate
       if last:  # the STFT has one frame more than there are hops: the second frame is put before the first
         x_BTC = jnp.concatenate([x_BTC[:, 1:2], x_BTC], axis=1)
         frames, lengths_B = frames + 1, lengths_B + 1
       mask_BT1 = padding_mask(lengths_B, frames)[..., None]
-      s_BTC = self._source_down(spectrum_BKC, channels, int(np.prod(c.upsample_rates[i + 1 :])), i)
-      s_BTC = jnp.where(mask_BT1, s_BTC, 0)
-      s_BTC = ResBlock(c.source_kernels[i], c.source_dilations[i], self.dtype, name=f"source_block_{i}")(
-        s_BTC, mask_BT1
-      )
+      s_BTC = self._source(spectrum_BKC, channels, i, lengths_B, origin_B, frames)
       x_BTC = jnp.where(mask_BT1, x_BTC + s_BTC, 0)
       blocks = [
         ResBlock(size, dilations, self.dtype, name=f"block_{i}_{j}")(x_BTC, mask_BT1)
         for j, (size, dilations) in enumerate(zip(c.resblock_kernels, c.resblock_dilations, strict=True))
       ]
       x_BTC = sum(blocks[1:], blocks[0]) / len(blocks)
+      if part is not None and not last:
+        before, after = reach(c).stages[i]
+        size = min(before + part[1] * scale + after, frames)
+        start_B = jnp.clip(part[0] * scale - before - origin_B, 0, frames - size)
+        x_BTC, mask_BT1 = take(x_BTC, start_B, size), take(mask_BT1, start_B, size)
+        frames, lengths_B, origin_B = size, lengths_B - start_B, origin_B + start_B
     x_BTC = frame_conv(
       c.n_fft + 2, 7, init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"), name="conv_out"
     )(nn.leaky_relu(x_BTC, _LAST_SLOPE).astype(jnp.float32))
@@ -80,14 +95,36 @@ class Generator(nn.Module):
     phase_BKF = jnp.sin(x_BTC[..., bins:])
     real_BKF, imag_BKF = magnitude_BKF * jnp.cos(phase_BKF), magnitude_BKF * jnp.sin(phase_BKF)
     wave_BA = istft(real_BKF, imag_BKF, window, c.n_fft, c.hop, frames_B=lengths_B)
+    if part is not None:
+      wave_BA = take(wave_BA, part[0] * HOP - origin_B * c.hop, part[1] * HOP)
     return jnp.clip(wave_BA, -c.audio_limit, c.audio_limit)
 
-  def _source_down(self, spectrum_BKC: jax.Array, channels: int, stride: int, stage: int) -> jax.Array:
-    """Source spectrum [B, 120 T + 1, 18] at the frame rate of one stage."""
+  def _source(
+    self,
+    spectrum_BKC: jax.Array,
+    channels: int,
+    stage: int,
+    lengths_B: jax.Array,
+    origin_B: jax.Array | None,
+    frames: int,
+  ) -> jax.Array:
+    """What the source's spectrum [B, 120 T + 1, 18] adds to one stage: `frames` frames from `origin_B` on."""
+    c = self.config
+    stride = math.prod(c.upsample_rates[stage + 1 :])
     kernel, pad = (1, 0) if stride == 1 else (2 * stride, stride // 2)
-    return conv(channels, kernel, stride=stride, padding=[(pad, pad)], dtype=self.dtype, name=f"source_down_{stage}")(
+    s_BTC = conv(channels, kernel, stride=stride, padding=[(pad, pad)], dtype=self.dtype, name=f"source_down_{stage}")(
       spectrum_BKC
     )
+    kernel, dilations = c.source_kernels[stage], c.source_dilations[stage]
+    if origin_B is not None:  # the block sees to either side
+      side = block_reach(kernel, dilations)
+      size = min(frames + 2 * side, s_BTC.shape[1])
+      start_B = jnp.clip(origin_B - side, 0, s_BTC.shape[1] - size)
+      s_BTC, lengths_B, origin_B = take(s_BTC, start_B, size), lengths_B + origin_B - start_B, origin_B - start_B
+    mask_BT1 = padding_mask(lengths_B, s_BTC.shape[1])[..., None]
+    block = ResBlock(kernel, dilations, self.dtype, name=f"source_block_{stage}")
+    s_BTC = block(jnp.where(mask_BT1, s_BTC, 0), mask_BT1)
+    return s_BTC if origin_B is None else take(s_BTC, origin_B, frames)
 
 
 class Vocoder(nn.Module):
@@ -111,13 +148,16 @@ class Vocoder(nn.Module):
     """f0 [B, T] in Hz of log-mel frames [B, T, M], 0 past each row's length."""
     return self.f0_predictor(mel_BTM, lengths_B)
 
-  def source(self, f0_BT: jax.Array, phase_BH: jax.Array, noise_BAH: jax.Array) -> jax.Array:
+  def source(
+    self, f0_BT: jax.Array, phase_BH: jax.Array, noise_BAH: jax.Array, before_B: jax.Array | None = None
+  ) -> jax.Array:
     """Harmonic source [B, 480 T]: sines of f0 and its overtones, mixed into one signal.
 
     Args:
       f0_BT: Hz, 0 past a row's end.
       phase_BH: initial phases in cycles, H = harmonics + 1; see `request_phase_noise`.
       noise_BAH: standard normal noise [B, 480 T, H].
+      before_B: where f0 continues a longer track, the sum of its `phase_steps` so far, uint32.
     """
     c = self.config
     sines_BAH, _ = harmonic_source(
@@ -127,12 +167,22 @@ class Vocoder(nn.Module):
       amplitude=c.source_amplitude,
       noise_scale=c.source_noise,
       threshold=c.voiced_threshold,
+      before_B=before_B,
     )
     return jnp.tanh(self.harmonic_mix(sines_BAH)[..., 0])
 
-  def generate(self, mel_BTM: jax.Array, source_BA: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Audio [B, 480 T] of mel [B, T, M] and source [B, 480 T], 0 past each row's end."""
-    return self.generator(mel_BTM, source_BA, lengths_B)
+  def generate(
+    self,
+    mel_BTM: jax.Array,
+    source_BA: jax.Array,
+    lengths_B: jax.Array,
+    part: tuple[jax.Array, int] | None = None,
+  ) -> jax.Array:
+    """Audio [B, 480 T] of mel [B, T, M] and source [B, 480 T], 0 past each row's end.
+
+    With `part`, (first_B, count), the audio of `count` frames from frame `first_B` on: [B, 480 count].
+    """
+    return self.generator(mel_BTM, source_BA, lengths_B, part)
 
   def __call__(
     self, mel_BTM: jax.Array, lengths_B: jax.Array, phase_BH: jax.Array, noise_BAH: jax.Array

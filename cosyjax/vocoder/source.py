@@ -26,6 +26,7 @@ def harmonic_source(
   amplitude: float = 0.1,
   noise_scale: float = 0.003,
   threshold: float = 10.0,
+  before_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Sines of f0 and its overtones where voiced, noise everywhere (Wang et al. 2019, NSF, section II-B).
 
@@ -37,35 +38,46 @@ def harmonic_source(
     amplitude: of the sines; a third of it is the noise's scale where unvoiced.
     noise_scale: of the noise where voiced.
     threshold: Hz above which a frame is voiced.
+    before_B: sum of `phase_steps` over the frames before the first one here; see `sample_cycles`.
 
   Returns:
     harmonics [B, A, H] and voiced, bool [B, A].
   """
   frames, harmonics = f0_BT.shape[1], phase_BH.shape[1]
-  sines_BAH = amplitude * sine_of_cycles(sample_cycles(f0_BT, phase_BH))
+  sines_BAH = amplitude * sine_of_cycles(sample_cycles(f0_BT, phase_BH, before_B))
   voiced_BA = jnp.repeat(f0_BT > threshold, HOP, axis=1, total_repeat_length=frames * HOP)
   voiced_BA1 = voiced_BA[..., None]
   noise_BAH = noise_BAH[:, : frames * HOP, :harmonics] * jnp.where(voiced_BA1, noise_scale, amplitude / 3)
   return jnp.where(voiced_BA1, sines_BAH, 0) + noise_BAH, voiced_BA
 
 
-def sample_cycles(f0_BT: jax.Array, phase_BH: jax.Array) -> jax.Array:
+def phase_steps(f0_BT: jax.Array) -> jax.Array:
+  """Cycles in a sample at f0 Hz, modulo 1, in units of 2^-32: uint32 [B, T]."""
+  cycles_BT = f0_BT.astype(jnp.float32) / SAMPLE_RATE
+  # The fraction of a float32 is exact, and its bits down to 2^-32 are all that f0 > 47 Hz has.
+  return jnp.round((cycles_BT - jnp.floor(cycles_BT)) * 2.0**32).astype(jnp.uint32)
+
+
+def sample_cycles(f0_BT: jax.Array, phase_BH: jax.Array, before_B: jax.Array | None = None) -> jax.Array:
   """Phase of every harmonic at every sample in units of 2^-32 cycle: uint32 [B, A, H].
 
   Args:
     f0_BT: fundamental in Hz, [B, T].
-    phase_BH: phase before the first sample, in cycles, [B, H]. Harmonic h runs at h + 1 times f0.
+    phase_BH: phase before the first sample of all, in cycles, [B, H]. Harmonic h runs at h + 1 times f0.
+    before_B: uint32 [B], sum of `phase_steps` over the frames before these, where these continue
+      a longer track. Integers wrap around, so one sum serves all harmonics, and the phases are
+      those of the whole track, bit for bit, but for the first half frame, which stands still.
   """
   batch, frames = f0_BT.shape
   harmonics = phase_BH.shape[1]
   half = HOP // 2
-  cycles_BT = f0_BT.astype(jnp.float32) / SAMPLE_RATE
-  # The fraction of a float32 is exact, and its bits down to 2^-32 are all that f0 > 47 Hz has.
-  step_BT = jnp.round((cycles_BT - jnp.floor(cycles_BT)) * 2.0**32).astype(jnp.uint32)
+  step_BT = phase_steps(f0_BT)
   multiples_H = jnp.arange(1, harmonics + 1, dtype=jnp.uint32)
   step_BTH = step_BT[..., None] * multiples_H
-  centre_BTH = jnp.cumsum(step_BTH, axis=1, dtype=jnp.uint32) * jnp.uint32(HOP)
-  centre_BTH += fixed_point(phase_BH)[:, None]
+  sum_BT = jnp.cumsum(step_BT, axis=1, dtype=jnp.uint32)
+  if before_B is not None:
+    sum_BT += before_B[:, None]
+  centre_BTH = (sum_BT * jnp.uint32(HOP))[..., None] * multiples_H + fixed_point(phase_BH)[:, None]
   # Half a frame up to a centre runs at the frame's own step, the half after it at the next one's.
   still_B1H = jnp.zeros_like(step_BTH[:, :1])
   before_BTH = jnp.concatenate([still_B1H, step_BTH[:, 1:]], axis=1)
@@ -91,7 +103,12 @@ def sine_of_cycles(cycles: jax.Array) -> jax.Array:
 
 
 def request_phase_noise(
-  key: jax.Array | None, frames: int, harmonics: int, *, random_phase: bool = False
+  key: jax.Array | None,
+  frames: int,
+  harmonics: int,
+  *,
+  random_phase: bool = False,
+  first: int | jax.Array = 0,
 ) -> tuple[jax.Array, jax.Array]:
   """Initial phases and noise of one request, for one row of `phase_BH` and `noise_BAH`.
 
@@ -103,6 +120,7 @@ def request_phase_noise(
     frames: mel frames to make noise for.
     harmonics: sines, the fundamental included.
     random_phase: draw the overtones' initial phases. The released model has zeros in effect.
+    first: the utterance's frame that the noise begins at.
 
   Returns:
     phase [H] in cycles and noise [480 frames, H].
@@ -113,6 +131,6 @@ def request_phase_noise(
   phase_H = jnp.zeros((harmonics,))
   if random_phase:
     phase_H = jax.random.uniform(phase_key, (harmonics,)).at[0].set(0.0)
-  keys_T = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, jnp.arange(frames))
+  keys_T = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, first + jnp.arange(frames))
   noise_TSH = jax.vmap(lambda k: jax.random.normal(k, (HOP, harmonics)))(keys_T)
   return phase_H, noise_TSH.reshape(frames * HOP, harmonics)
