@@ -10,7 +10,20 @@ Names of dimensions, used as suffixes of array names inside functions (`mel_BTM`
 """
 
 __version__ = "0.1.0"
-__all__ = ["Buckets", "Request", "Speech", "Synthesizer", "Voice", "enable_cache", "load", "random_model"]
+__all__ = [
+  "Buckets",
+  "Engine",
+  "Packet",
+  "Request",
+  "Schedule",
+  "Speech",
+  "Stream",
+  "Synthesizer",
+  "Voice",
+  "enable_cache",
+  "load",
+  "random_model",
+]
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +31,21 @@ if TYPE_CHECKING:
   from cosyjax.buckets import Buckets
   from cosyjax.compilation import enable_cache
   from cosyjax.requests import Request, Speech
+  from cosyjax.schedule import Schedule
+  from cosyjax.streaming.engine import Engine
+  from cosyjax.streaming.stream import Packet, Stream
   from cosyjax.synthesizer import Synthesizer, load, random_model
   from cosyjax.voice import Voice
 
 _HOMES = {
   "Buckets": "buckets",
   "enable_cache": "compilation",
+  "Engine": "streaming.engine",
+  "Packet": "streaming.stream",
   "Request": "requests",
+  "Schedule": "schedule",
   "Speech": "requests",
+  "Stream": "streaming.stream",
   "Synthesizer": "synthesizer",
   "load": "synthesizer",
   "random_model": "synthesizer",

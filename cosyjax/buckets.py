@@ -6,7 +6,7 @@ padding, for a dozen programs per stage.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cosyjax.errors import ConfigError
 
@@ -23,6 +23,7 @@ class Buckets:
     cache: LM slots, prefix and new tokens together.
     tokens: speech tokens of a flow solve, prompt included; the mel has twice as many frames.
     frames: mel frames of a vocoder run.
+    history: mel frames that a stream's flow caches have room for.
   """
 
   batch: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -32,6 +33,7 @@ class Buckets:
   cache: tuple[int, ...] = (512, 1024, 2048, 4096)
   tokens: tuple[int, ...] = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
   frames: tuple[int, ...] = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+  history: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384)
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -45,15 +47,24 @@ class Buckets:
     Raises:
       ConfigError: none does.
     """
-    for bucket in getattr(self, ladder):
-      if bucket >= size:
-        return bucket
-    raise ConfigError(f"{size} {ladder} are more than the largest bucket, {getattr(self, ladder)[-1]}")
+    return fit(getattr(self, ladder), size, ladder)
 
   def up_to(self, ladder: str, size: int) -> tuple[int, ...]:
     """All buckets that a size of at most `size` can land in."""
     top = self.fit(ladder, size)
     return tuple(b for b in getattr(self, ladder) if b <= top)
+
+
+def fit(ladder: Sequence[int], size: int, what: str) -> int:
+  """The smallest of ascending sizes that holds `size`; `what` names it in the error.
+
+  Raises:
+    ConfigError: none does.
+  """
+  for bucket in ladder:
+    if bucket >= size:
+      return bucket
+  raise ConfigError(f"{size} {what} are more than the largest bucket, {ladder[-1]}")
 
 
 def groups(sizes: list[int], largest: int) -> Iterator[list[int]]:

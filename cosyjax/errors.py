@@ -39,3 +39,11 @@ class UnsafeFileError(ConversionError):
 
 class OutputError(CosyError, OSError):
   """A result that could not be written whole; the target is as it was before."""
+
+
+class BusyError(CosyError, RuntimeError):
+  """A request that was refused because the engine's queue is full. Nothing of it was started."""
+
+
+class EngineError(CosyError, RuntimeError):
+  """A streaming engine that is closed, or that lost its state on the device."""

@@ -114,7 +114,7 @@ class Stages:
     return ids_BU, ids_lengths_B
 
   def _prefill_fn(self, capacity, params, ids_BL, kinds_BL, lengths_B, least_B, most_B, seeds_B, pieces_B):
-    keys_B = jax.vmap(_piece_key)(seeds_B, pieces_B)
+    keys_B = jax.vmap(piece_key)(seeds_B, pieces_B)
     return decode.prefill(
       self.modules["lm"], params["lm"], ids_BL, kinds_BL, lengths_B, least_B, most_B, keys_B, capacity=capacity
     )
@@ -129,7 +129,7 @@ class Stages:
 
   def _vocode_fn(self, params, mel_BTM, lengths_B, seeds_B, pieces_B):
     frames, H = mel_BTM.shape[1], self.config.vocoder.harmonics + 1
-    draw = lambda s, p: request_phase_noise(jax.random.fold_in(_piece_key(s, p), SOURCE_STAGE), frames, H)
+    draw = lambda s, p: request_phase_noise(jax.random.fold_in(piece_key(s, p), SOURCE_STAGE), frames, H)
     phase_BH, noise_BAH = jax.vmap(draw)(seeds_B, pieces_B)
     wave_BA, _ = self.modules["vocoder"].apply({"params": params["vocoder"]}, mel_BTM, lengths_B, phase_BH, noise_BAH)
     return wave_BA
@@ -228,7 +228,7 @@ def _for_decoding(lm: Any, dtype: Any) -> Any:
   return lm | {"stack": jax.tree_util.tree_map_with_path(cast, lm["stack"])}
 
 
-def _piece_key(seed: jax.Array, piece: jax.Array) -> jax.Array:
+def piece_key(seed: jax.Array, piece: jax.Array) -> jax.Array:
   """A piece's key; each stage folds its own number in."""
   return jax.random.fold_in(jax.random.key(seed), piece)
 

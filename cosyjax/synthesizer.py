@@ -140,23 +140,32 @@ class Synthesizer:
     """One LM row per piece of the request's text."""
     if self.text_tokenizer is None:
       raise ConfigError("this model has no text tokenizer, so it cannot read text")
-    mode = resolve_mode(request)
+    prompt_ids, prompt_tokens_U = self.lm_prompt(request)
     tokenizer, text_config = self.text_tokenizer, self.config.text
-    prompt_ids, prompt_tokens_U = [], np.zeros(0, np.int32)
-    if mode == "zero_shot":
-      transcript = " ".join(p.text for p in prepare(request.voice.transcript, tokenizer, _whole(text_config)))
-      prompt_ids, prompt_tokens_U = tokenizer.encode(transcript), request.voice.tokens_U
-    elif request.instruction is not None:
-      if not request.instruction.strip():
-        raise TextError("the instruction is empty; leave it out instead")
-      [instruction] = prepare(request.instruction, tokenizer, _whole(text_config))
-      prompt_ids = [*instruction.ids, tokenizer.end_of_prompt_id]
     rows = []
     for number, piece in enumerate(prepare(request.text, tokenizer, text_config)):
       ids_L, kinds_L = sequence.known_text_row(prompt_ids, piece.ids, prompt_tokens_U)
       least, most = (int(len(piece.ids) * r) for r in (self.config.lm.min_ratio, self.config.lm.max_ratio))
       rows.append(LMRow(piece.text, ids_L, kinds_L, least, most, request.seed, number))
     return rows
+
+  def lm_prompt(self, request: Request) -> tuple[list[int], np.ndarray]:
+    """What the LM reads before the new text, by the request's mode: text ids, and speech tokens [U].
+
+    Raises:
+      TextError: an empty instruction, or a transcript that cannot be read.
+      ConfigError: the mode does not fit the voice.
+    """
+    mode, tokenizer, whole = resolve_mode(request), self.text_tokenizer, _whole(self.config.text)
+    if mode == "zero_shot":
+      transcript = " ".join(p.text for p in prepare(request.voice.transcript, tokenizer, whole))
+      return tokenizer.encode(transcript), request.voice.tokens_U
+    if request.instruction is None:
+      return [], np.zeros(0, np.int32)
+    if not request.instruction.strip():
+      raise TextError("the instruction is empty; leave it out instead")
+    [instruction] = prepare(request.instruction, tokenizer, whole)
+    return [*instruction.ids, tokenizer.end_of_prompt_id], np.zeros(0, np.int32)
 
   def convert_voice(self, wav: Wave, voice: Voice, *, seed: int = 0, progress: Progress | None = None) -> Speech:
     """Says what a recording says, in another voice (speech in, no LM).

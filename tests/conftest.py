@@ -68,3 +68,24 @@ def model(converted):
     frames=(128, 256, 1280),
   )
   return cosyjax.load(converted, buckets=buckets)
+
+
+@pytest.fixture(scope="session")
+def talker(model):
+  """The small release with a low maximum length (random weights seldom end on their own) and few buckets."""
+  import dataclasses
+
+  import cosyjax
+
+  config = dataclasses.replace(model.config, lm=dataclasses.replace(model.config.lm, max_ratio=4.0))
+  buckets = dataclasses.replace(model.stages.buckets, history=(256, 512, 1024))
+  return cosyjax.Synthesizer(config, model.stages.params, model.text_tokenizer, buckets=buckets)
+
+
+@pytest.fixture(scope="session")
+def engine(talker):
+  """Sixteen streams at once, with room for five seconds each to begin with."""
+  import cosyjax
+
+  with cosyjax.Engine(talker, slots=16, seconds=5.0) as engine:
+    yield engine

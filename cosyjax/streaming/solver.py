@@ -1,0 +1,400 @@
+"""The flow's part of an engine: hops of tokens to mel, with caches or by solving everything again."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.buckets import fit
+from cosyjax.compilation import Program
+from cosyjax.config import MEL_RATE
+from cosyjax.flow import matching, stream
+from cosyjax.flow import state as flow_state
+from cosyjax.flow.encoder import RATE
+from cosyjax.flow.generate import generate
+from cosyjax.flow.noise import noise_table
+from cosyjax.flow.past import BLOCKS
+from cosyjax.padding import column, pad
+from cosyjax.schedule import Schedule
+from cosyjax.stages import Stages
+from cosyjax.streaming.utterance import Hop
+from cosyjax.voice import Voice
+
+PROMPT_STEP = 256  # frames: prompts are kept in copies of a multiple of this
+VOICES = 8  # prompts that are kept; the oldest goes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+  """A hop to solve.
+
+  Attributes:
+    slot: of the request.
+    voice: as the flow sees it: without tokens if there is no prompt.
+    schedule: of the request.
+    hop: which tokens.
+    tokens: all new speech ids so far.
+    seed, piece: of the request, and the utterance's number in it.
+  """
+
+  slot: int
+  voice: Voice
+  schedule: Schedule
+  hop: Hop
+  tokens: Sequence[int]
+  seed: int
+  piece: int
+
+  def size(self, chunk: int) -> int:
+    """Tokens in the hop's block: new ones, and for the first hop what is left of the prompt."""
+    rest = len(self.voice.tokens_U) % chunk if self.hop.number == 0 else 0
+    return rest + self.hop.count
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mel:
+  """Frames on the device.
+
+  Attributes:
+    mel_bTM: rows of solved frames.
+    rows: which row belongs to which piece of work.
+    skips: frames of the row before the new ones.
+  """
+
+  mel_bTM: jax.Array
+  rows: list[int]
+  skips: list[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Row:
+  """One row of a chunk: `count` tokens that get frames, of their blocks, then those looked at."""
+
+  slot: int
+  tokens_U: np.ndarray
+  count: int
+  blocks_U: np.ndarray
+  cond_TM: np.ndarray
+  voice: Voice | None
+
+
+class CachedFlow:
+  """Solves each block once. Rows of caches, by slot.
+
+  Attributes:
+    state: on the device; None until it is needed.
+    frames, tokens: slots of a row in the UNet's caches and in the token encoder's.
+    window: blocks that a frame sees besides the prompt; None: all.
+  """
+
+  def __init__(self, stages: Stages, slots: int, *, seconds: float, window: int | None, sizes: tuple[int, ...]) -> None:
+    self._stages, self._slots, self.sizes, self.window = stages, slots, sizes, window
+    self._model, self._config = stages.modules["flow"], stages.config.flow
+    self._ladder = stages.buckets.history
+    self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")
+    self._times = matching.schedule(self._config.steps)
+    self.groups = (*(g for g in (1, 4, 16, 64) if g < slots), slots)
+    self.state: flow_state.FlowState | None = None
+    self.frames = self.tokens = 0
+    self._done = [0] * slots  # frames of each row that are solved
+    self._prepared: dict[int, tuple[Voice, flow_state.FlowState, int]] = {}  # voice, its prompt's past, tokens of it
+    self._holds: list[int | None] = [None] * slots  # whose prompt's keys stand at the front of the row
+    self._encode = Program("flow encode", self._encode_fn, donate=(1,))
+    self._step = Program("flow step", self._step_fn, donate=(1, 3))
+    self._open = Program("flow open", self._open_fn, donate=(1,))
+    self._insert = {
+      k: Program(f"flow insert, keys {k}", functools.partial(self._insert_fn, k), donate=(1,)) for k in (True, False)
+    }
+    self._resizers: dict[tuple[str, int, int], Program] = {}
+
+  # What is compiled.
+
+  def _encode_fn(self, params, state, rows_b, chunk):
+    return stream.encode_chunk(self._model, params["flow"], state, rows_b, chunk, window=self.window)
+
+  def _step_fn(self, params, kept, guide, x_bTM, t, dt):
+    return stream.euler_step(self._model, params["flow"], kept, guide, x_bTM, t, dt)
+
+  def _open_fn(self, params, state, rows_B, pinned):
+    del params
+    return flow_state.open_rows(state, rows_B, pinned)
+
+  def _insert_fn(self, keys, params, state, one, slot):
+    del params
+    return flow_state.insert(state, one, slot, keys)
+
+  # What the engine calls.
+
+  @property
+  def lost(self) -> bool:
+    """Whether a failed program took the state with it."""
+    return self.state is not None and self.state.frames_B.is_deleted()
+
+  def reset(self) -> None:
+    """Forgets all rows (prepared voices stay); the next one starts from the smallest size."""
+    self.state, self.frames, self.tokens = None, 0, 0
+    self._holds = [None] * self._slots
+
+  def holds(self, slot: int, voice: Voice) -> bool:
+    """Whether the prompt's keys and values are in the slot already."""
+    return self._holds[slot] == id(voice) and id(voice) in self._prepared
+
+  def prepare(self, voice: Voice, slot: int) -> None:
+    """Solves the prompt's whole chunks in a free slot and keeps a copy of what they leave.
+
+    A chunk looks ahead at the tokens after it, so one that ends the prompt has to wait for
+    the first new tokens: `solve` does it.
+    """
+    c, P = self._config, len(voice.tokens_U)
+    whole = max(P - c.encoder.lookahead, 0) // c.chunk * c.chunk
+    if not whole or id(voice) in self._prepared:
+      return
+    self._make_room(self._needs(RATE * (whole + c.chunk), RATE * (whole + c.chunk)), RATE * (whole + c.chunk))
+    self._open_empty(slot, pinned=RATE * (P // c.chunk * c.chunk))
+    step = self.sizes[-1] // c.chunk * c.chunk
+    for first in range(0, whole, step):
+      count = min(step, whole - first)
+      self._run([self._prompt_row(slot, voice, first, count)], self.sizes[-1])
+    frames = min(-(-RATE * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
+    take = self._resizer("take", frames, frames // RATE)
+    self._prepared[id(voice)] = voice, take(self._stages.params, self.state, np.int32(slot)), whole
+    self._holds[slot] = id(voice)
+    if len(self._prepared) > VOICES:
+      self.forget(next(iter(self._prepared.values()))[0])
+
+  def forget(self, voice: Voice) -> None:
+    """Drops what `prepare` kept."""
+    self._prepared.pop(id(voice), None)
+    self._holds = [None if held == id(voice) else held for held in self._holds]
+
+  def open(self, slot: int, voice: Voice) -> None:
+    """Begins a stream in a slot, right after its prompt's whole chunks."""
+    self.prepare(voice, slot)
+    if id(voice) not in self._prepared:
+      whole = len(voice.tokens_U) // self._config.chunk * self._config.chunk
+      self._make_room(self._needs(1, RATE * whole), 1)
+      self._open_empty(slot, pinned=RATE * whole)
+      return
+    _, one, whole = self._prepared[id(voice)]
+    self._make_room(self._needs(one.blocks_BS.shape[1], RATE * whole), RATE * one.encoder[BLOCKS].shape[1])
+    insert = self._insert[not self.holds(slot, voice)]
+    self.state = insert(self._stages.params, self.state, one, np.int32(slot))
+    self._done[slot], self._holds[slot] = RATE * whole, id(voice)
+
+  def fits(self, work: Work) -> int:
+    """The padded size, in tokens, of the program that solves a hop."""
+    return fit(self.sizes, work.size(self._config.chunk), "tokens in a hop")
+
+  def solve(self, works: Sequence[Work]) -> Mel:
+    """Starts solving hops, one of each of some slots."""
+    chunk, rows, skips, behind = self._config.chunk, [], [], []
+    for w in works:
+      P, end = len(w.voice.tokens_U), w.hop.first + w.hop.count
+      whole = P // chunk * chunk
+      new_U = np.asarray(w.tokens[w.hop.first : end + w.hop.ahead], np.int32)
+      if w.hop.number == 0 and self._done[w.slot] < RATE * whole:
+        behind.append(self._prompt_row(w.slot, w.voice, whole - chunk, chunk, new_U))
+      first = whole if w.hop.number == 0 else P
+      blocks_U = np.full(P - first + w.hop.count, whole // chunk + w.hop.number)
+      tokens_U = np.concatenate([w.voice.tokens_U[first:], new_U])
+      rows.append(_Row(w.slot, tokens_U, len(blocks_U), blocks_U, w.voice.mel_TM[RATE * first :], w.voice))
+      skips.append(RATE * (P - first))
+    if behind:
+      self._run(behind, fit(self.sizes, chunk, "tokens in a chunk"))
+    mel_bTM, order = self._run(rows, max(self.fits(w) for w in works))
+    return Mel(mel_bTM, order, skips)
+
+  def _prompt_row(self, slot: int, voice: Voice, first: int, count: int, after_U: np.ndarray | None = None) -> "_Row":
+    """Whole chunks of a prompt, with the tokens that they look ahead at."""
+    tokens_U = voice.tokens_U if after_U is None else np.concatenate([voice.tokens_U, after_U])
+    tokens_U = tokens_U[first : first + count + self._config.encoder.lookahead]
+    blocks_U = (first + np.arange(count)) // self._config.chunk
+    return _Row(slot, tokens_U, count, blocks_U, voice.mel_TM[RATE * first : RATE * (first + count)], voice)
+
+  def _run(self, rows: list["_Row"], size: int) -> tuple[jax.Array, list[int]]:
+    """Solves one chunk of each row, padded to `size` tokens. Returns mel and the place of each row in it."""
+    done = max(self._done[row.slot] for row in rows)
+    self._make_room(0 if self.window is not None else done + RATE * size, done + RATE * size)
+    b = fit(self.groups, len(rows), "rows")
+    everyone = b == self._slots
+    order = [row.slot for row in rows] if everyone else list(range(len(rows)))
+    rows_b = None if everyone else column([row.slot for row in rows], b, fill=self._slots)
+    chunk = self._chunk(dict(zip(order, rows, strict=True)), b, size)
+    params = self._stages.params
+    state, guide = self._encode(params, self.state.replace(unet=()), rows_b, chunk)
+    kept, x_bTM = list(self.state.unet), chunk.noise_bTM
+    self.state = state.replace(unet=tuple(kept))
+    for i, (t, dt) in enumerate(zip(self._times, np.diff(self._times), strict=False)):
+      kept[i], x_bTM = self._step(params, kept[i], guide, x_bTM, t, dt)
+    self.state = state.replace(unet=tuple(kept))
+    for row in rows:
+      self._done[row.slot] += RATE * row.count
+    return x_bTM, order
+
+  def _chunk(self, rows: dict[int, "_Row"], b: int, size: int) -> stream.Chunk:
+    """Rows by their place, padded."""
+    T, c = RATE * size, self._config
+    nobody = _Row(0, np.zeros(0, np.int32), 0, np.zeros(0, np.int32), np.zeros((0, c.mel_bins), np.float32), None)
+    every = [rows.get(i, nobody) for i in range(b)]
+    noise_bTM = np.zeros((b, T, c.mel_bins), np.float32)
+    for i, row in rows.items():
+      start = self._done[row.slot]
+      noise_bTM[i] = noise_table(start + T)[start:]
+    speaker_bE = pad(
+      [np.zeros(c.speaker) if r.voice is None else r.voice.speaker_E for r in every], (b, c.speaker), np.float32
+    )
+    return stream.Chunk(
+      tokens_bC3=pad([r.tokens_U for r in every], (b, size + c.encoder.lookahead), np.int32),
+      lengths_b=np.asarray([r.count for r in every], np.int32),
+      ahead_b=np.asarray([len(r.tokens_U) - r.count for r in every], np.int32),
+      blocks_bC=pad([r.blocks_U for r in every], (b, size), np.int32),
+      cond_bTM=pad([r.cond_TM for r in every], (b, T, c.mel_bins), np.float32),
+      speaker_bE=speaker_bE,
+      noise_bTM=noise_bTM,
+    )
+
+  def _open_empty(self, slot: int, pinned: int) -> None:
+    self.state = self._open(self._stages.params, self.state, np.arange(self._slots) == slot, np.int32(pinned))
+    self._done[slot], self._holds[slot] = 0, None
+
+  def prepared_bytes(self) -> int:
+    """What prepared voices take on the device."""
+    return sum(a.nbytes for _, one, _ in self._prepared.values() for a in jax.tree.leaves(one))
+
+  def plan(self, seconds: float, prompt: float) -> Iterator[tuple[Program, list[Any]]]:
+    """Programs with the shapes of their arguments; see `Limits`."""
+    params, smaller = self._stages.params, None
+    whole = int(prompt * MEL_RATE) // (RATE * self._config.chunk) * RATE * self._config.chunk
+    end = int(seconds * MEL_RATE) + RATE * self.sizes[-1]
+    slot = jax.ShapeDtypeStruct((), np.int32)
+    for S, tokens in self._sizes_up_to(self._needs(end, whole), end):
+      empty = self._resizer("empty", S, tokens)
+      state = jax.eval_shape(empty.function, params)
+      yield (empty, []) if smaller is None else (self._resizer("grow", S, tokens), [smaller])
+      smaller = state
+      yield self._open, [state, jax.ShapeDtypeStruct((self._slots,), np.bool_), slot]
+      for frames in range(PROMPT_STEP, whole + PROMPT_STEP, PROMPT_STEP):
+        if frames <= S:
+          take = self._resizer("take", frames, frames // RATE)
+          one = jax.eval_shape(take.function, params, state, slot)
+          yield take, [state, slot]
+          for insert in self._insert.values():
+            yield insert, [state, one, slot]
+      for b, size in itertools.product(self.groups, self.sizes):
+        chunk = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._chunk({}, b, size))
+        rows_b = None if b == self._slots else jax.ShapeDtypeStruct((b,), np.int32)
+        arguments = [state.replace(unet=()), rows_b, chunk]
+        yield self._encode, arguments
+        _, guide = jax.eval_shape(self._encode_fn, params, *arguments)
+        time = jax.ShapeDtypeStruct((), np.float32)
+        yield self._step, [state.unet[0], guide, chunk.noise_bTM, time, time]
+
+  def _sizes_up_to(self, frames: int, encoder_frames: int) -> Iterator[tuple[int, int]]:
+    """(slots of the UNet, of the token encoder) on the way to so many frames."""
+    least = frames if self.window is not None else self._least
+    S = fit(self._ladder, least, "frames of a stream")
+    top = max(S, fit(self._ladder, max(frames if self.window is None else 0, encoder_frames), "frames of a stream"))
+    for size in self._ladder:
+      if S <= size <= top:
+        yield (S if self.window is not None else size), size // RATE
+
+  def _needs(self, end: int, pinned: int) -> int:
+    """Slots of the UNet's caches for a row that goes up to frame `end`."""
+    return end if self.window is None else pinned + (self.window + 2) * RATE * self.sizes[-1]
+
+  def _make_room(self, frames: int, encoder_frames: int) -> None:
+    """Room for so many frames in the UNet's caches and in the token encoder's, bucket by bucket."""
+    least = 0 if self.window is not None else self._least
+    S = max(fit(self._ladder, max(frames, least), "frames of a stream"), self.frames)
+    tokens = max(fit(self._ladder, max(encoder_frames, S), "frames of a stream") // RATE, self.tokens)
+    params = self._stages.params
+    if self.state is None:
+      self.state = self._resizer("empty", S, tokens)(params)
+    elif (S, tokens) != (self.frames, self.tokens):
+      self.state = self._resizer("grow", S, tokens)(params, self.state)
+    self.frames, self.tokens = S, tokens
+
+  def _resizer(self, what: str, frames: int, tokens: int) -> Program:
+    """`empty`, `grow` or `take` for so many slots."""
+    key = (what, frames, tokens)
+    if key not in self._resizers:
+      dtype = jnp.dtype(self._stages.dtype)
+      functions = {
+        "empty": lambda params: stream.empty(
+          self._model, params["flow"], self._slots, frames=frames, tokens=tokens, dtype=dtype
+        ),
+        "grow": lambda params, state: flow_state.grow(state, frames, tokens),
+        "take": lambda params, state, slot: flow_state.take(state, slot, frames, tokens),
+      }
+      self._resizers[key] = Program(f"flow {what}/{frames}", functions[what])
+    return self._resizers[key]
+
+
+class Recompute:
+  """Solves the whole sequence again for every hop, as the released code does. Keeps nothing."""
+
+  def __init__(self, stages: Stages, groups: tuple[int, ...]) -> None:
+    self._stages, self.groups = stages, groups
+    self._model, self._config = stages.modules["flow"], stages.config.flow
+    self._programs: dict[int, Program] = {}  # by frames of a hop
+
+  def _solve_fn(
+    self,
+    frames,
+    params,
+    tokens_BU,
+    lengths_B,
+    ahead_B,
+    prompt_BTM,
+    prompt_lengths_B,
+    speaker_BE,
+    blocks_BU,
+    noise_TM,
+    first_B,
+  ):
+    mel_BTM = generate(
+      self._model, params["flow"], tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_TM,
+      chunk=blocks_BU, ahead_B=ahead_B,
+    )  # fmt: skip
+    mel_BTM = jnp.pad(mel_BTM, ((0, 0), (0, frames), (0, 0)))
+    return jax.vmap(lambda mel, first: jax.lax.dynamic_slice_in_dim(mel, first, frames))(mel_BTM, first_B)
+
+  def fits(self, work: Work) -> tuple[int, int]:
+    """The padded sizes, in tokens, of the program that solves a hop: of the sequence, and of the hop."""
+    size = len(work.voice.tokens_U) + work.hop.first + work.hop.count + work.hop.ahead
+    hop = self._config.chunk
+    while hop < work.hop.count:
+      hop *= 2
+    return self._stages.buckets.fit("tokens", size), hop
+
+  def solve(self, works: Sequence[Work]) -> Mel:
+    """Starts solving hops, with all that came before them."""
+    b, c = fit(self.groups, len(works), "rows"), self._config
+    size, hop = (max(sizes) for sizes in zip(*[self.fits(w) for w in works], strict=True))
+    tokens, blocks = [], []
+    for w in works:
+      end = w.hop.first + w.hop.count + w.hop.ahead
+      tokens.append(np.concatenate([w.voice.tokens_U, np.asarray(w.tokens[:end], np.int32)]))
+      masked = w.schedule.blocks(len(w.voice.tokens_U), end, c.chunk)
+      blocks.append(np.zeros_like(masked) if w.schedule.released and w.hop.last else masked)
+    frames = RATE * hop
+    if frames not in self._programs:
+      self._programs[frames] = Program(f"flow again/{frames}", functools.partial(self._solve_fn, frames))
+    mel_bTM = self._programs[frames](
+      self._stages.params,
+      pad(tokens, (b, size), np.int32),
+      column([len(t) for t in tokens], b, fill=1),
+      column([w.hop.ahead for w in works], b),
+      pad([w.voice.mel_TM for w in works], (b, RATE * size, c.mel_bins), np.float32),
+      column([len(w.voice.mel_TM) for w in works], b),
+      pad([w.voice.speaker_E for w in works], (b, c.speaker), np.float32),
+      pad(blocks, (b, size), np.int32),
+      noise_table(RATE * size),
+      column([RATE * (len(w.voice.tokens_U) + w.hop.first) for w in works], b),
+    )
+    return Mel(mel_bTM, list(range(len(works))), [0] * len(works))

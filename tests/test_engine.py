@@ -1,0 +1,241 @@
+"""Streams through the engine: equal to one pass, alone or among others, however the text arrives."""
+
+import asyncio
+import dataclasses
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+import cosyjax
+from cosyjax import schedule as schedule_lib
+from cosyjax.compilation import count_compilations
+from cosyjax.errors import ConfigError
+from cosyjax.flow.generate import generate
+from cosyjax.flow.noise import noise_table
+from cosyjax.schedule import Schedule
+from tests.conftest import ASSETS
+
+TRANSCRIPT = "希望你以后能够做的比我还好呦。"
+TEXT = "Hello from JAX, this is a stream of words."
+
+
+@pytest.fixture(scope="module")
+def voice(talker):
+  return talker.voice(ASSETS / "prompt.wav", TRANSCRIPT)
+
+
+def cut(voice, tokens):
+  """The voice with a shorter prompt."""
+  return dataclasses.replace(voice, tokens_U=voice.tokens_U[:tokens], mel_TM=voice.mel_TM[: 2 * tokens])
+
+
+def listen(stream):
+  """All packets, checked to be in order and without gaps."""
+  packets = list(stream)
+  position = 0
+  for number, packet in enumerate(packets):
+    assert packet.number == number and packet.start == position / packet.rate and len(packet.samples_A)
+    position += len(packet.samples_A)
+  return packets
+
+
+def wave(stream):
+  return np.concatenate([p.samples_A for p in listen(stream)])
+
+
+@pytest.fixture(scope="module")
+def in_one_pass(talker):
+  """Tokens to audio without a stream, under the blocks of a schedule: (voice, tokens, schedule, seed, piece) -> [A]."""
+  model, params = talker.stages.modules["flow"], talker.stages.params["flow"]
+  solve = jax.jit(lambda *args, blocks: generate(model, params, *args, chunk=blocks))
+
+  def run(voice, tokens_U, schedule, seed, piece=0):
+    P, U = len(voice.tokens_U), len(tokens_U)
+    ids, prompt = np.zeros((1, 192), np.int32), np.zeros((1, 384, 80), np.float32)
+    ids[0, : P + U] = np.concatenate([voice.tokens_U, tokens_U])
+    prompt[0, : 2 * P] = voice.mel_TM
+    blocks = np.full(192, 10**6, np.int32)
+    blocks[: P + U] = schedule_lib.resolve(schedule, 25).blocks(P, U, 25)
+    lengths = [np.asarray([n], np.int32) for n in (P + U, 2 * P)]
+    mel = solve(ids, lengths[0], prompt, lengths[1], voice.speaker_E[None], noise_table(384), blocks=blocks)
+    return talker.stages.vocode([np.asarray(mel)[0, 2 * P : 2 * (P + U)]], [(seed, piece)])[0]
+
+  return run
+
+
+@pytest.mark.parametrize("prompt", [87, 75, 76, 20, 0], ids=["87", "whole", "whole and one", "short", "none"])
+@pytest.mark.parametrize(
+  "schedule", ["balanced", "lowest", Schedule(7, (9, 31, 40))], ids=["balanced", "lowest", "own"]
+)
+def test_stream_equals_one_pass_under_its_blocks(engine, talker, in_one_pass, voice, prompt, schedule):
+  short = cut(voice, prompt) if prompt else cosyjax.Voice.from_speaker(voice.speaker_E)
+  tokens_U = talker.synthesize(TEXT, short, seed=3).pieces[0].tokens_U
+  streamed = wave(engine.stream(TEXT, short, seed=3, schedule=schedule))
+  expected = in_one_pass(short, tokens_U, schedule, seed=3)
+  assert streamed.shape == expected.shape == (960 * len(tokens_U),)
+  np.testing.assert_allclose(streamed, expected, atol=1e-3)
+
+
+def test_every_piece_of_a_long_text_is_streamed(engine, talker, in_one_pass, voice):
+  text = "This sentence is long enough to fill a piece by itself, with many words and commas, again and again. " * 2
+  config = dataclasses.replace(
+    talker.config, text=dataclasses.replace(talker.config.text, min_tokens=30, max_tokens=60)
+  )
+  short = cosyjax.Synthesizer(config, talker.stages.params, talker.text_tokenizer, buckets=talker.stages.buckets)
+  pieces = short.synthesize(text, voice, seed=1).pieces
+  assert len(pieces) > 1
+  voice = cut(voice, 20)
+  pieces = short.synthesize(text, voice, seed=1).pieces
+  engine.model, before = short, engine.model
+  try:
+    streamed = wave(engine.stream(text, voice, seed=1))
+  finally:
+    engine.model = before
+  first = in_one_pass(voice, pieces[0].tokens_U[:150], "balanced", seed=1)
+  assert len(streamed) == 960 * sum(len(p.tokens_U) for p in pieces)
+  np.testing.assert_allclose(streamed[: 960 * 90], first[: 960 * 90], atol=1e-3)
+
+
+REQUESTS = [
+  (TEXT, {}),
+  (["Hello from", " JAX, this ", "is a stre", "am of words."], {}),
+  ("你好，世界。", {"mode": "cross_lingual"}),
+  (["你", "好，世", "界。"], {"mode": "cross_lingual"}),
+  ("Happy words.", {"instruction": "say it happily"}),
+  (["One two three four five six seven."], {"instruction": "say it happily"}),
+  ("A short one.", {"schedule": "lowest"}),
+  (["Now ", "the text is a good deal longer than the others, ", "so that rows differ."], {"schedule": "lowest"}),
+]
+
+
+def spoken(engine, voice, number, seed):
+  text, options = REQUESTS[number]
+  return wave(engine.stream(text if isinstance(text, str) else iter(text), voice, seed=seed, **options))
+
+
+def test_sixteen_streams_at_once_equal_each_alone(engine, voice):
+  """Contract 2, with prompts, modes, layouts, schedules and lengths mixed."""
+  cases = [(i % len(REQUESTS), voice if i % 3 else cut(voice, 30 + i), i) for i in range(16)]
+  alone = [spoken(engine, v, number, seed) for number, v, seed in cases]
+  together = [None] * 16
+
+  def run(i):
+    number, v, seed = cases[i]
+    together[i] = spoken(engine, v, number, seed)
+
+  threads = [threading.Thread(target=run, args=(i,)) for i in range(16)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for one, other in zip(alone, together, strict=True):
+    assert one.shape == other.shape
+    np.testing.assert_allclose(other, one, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "cross_lingual"}], ids=["ICL", "SFT"])
+def test_text_in_any_pieces_gives_the_same_audio(engine, voice, options):
+  """Contract 3, from text to samples: cuts within words, tags and characters, empty pieces."""
+  text = "Grüße, [breath] dear world; 你好 and so on, <strong>and</strong> on."
+  whole = wave(engine.stream([text], voice, seed=5, **options))
+  rng = np.random.default_rng(0)
+  data = text.encode()
+  for _ in range(2):
+    places = np.sort(rng.integers(0, len(data) + 1, 9))
+    pieces = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+    np.testing.assert_array_equal(wave(engine.stream(iter(pieces), voice, seed=5, **options)), whole)
+  np.testing.assert_array_equal(wave(engine.stream(list(text), voice, seed=5, **options)), whole)
+
+
+def test_audio_comes_before_the_text_has_ended(engine, voice):
+  more = threading.Event()
+
+  def pieces():
+    yield "Hello from JAX, this is a stream of words that arrive one by one, and the first audio is there "
+    yield "before all of it has been said, which is the reason for all this work, is it not, my dear friend "
+    assert more.wait(120)
+    yield "of words."
+
+  stream = engine.stream(pieces(), voice, seed=2, mode="cross_lingual")
+  first = next(stream)
+  more.set()
+  rest = list(stream)
+  assert first.number == 0 and first.text.startswith("Hello from JAX") and rest
+  text = "".join([first.text, *(p.text for p in rest)])
+  assert text.endswith("of words.") and "before all of it" in text
+
+
+def test_async_streams(engine, voice):
+  expected = wave(engine.stream([TEXT], voice, seed=1))
+
+  async def typed():
+    for word in TEXT.split(" "):
+      await asyncio.sleep(0.001)
+      yield word if word.endswith(".") else word + " "
+
+  async def one():
+    return np.concatenate([packet.samples_A async for packet in engine.stream(typed(), voice, seed=1)])
+
+  async def main():
+    return await asyncio.gather(one(), one())
+
+  for found in asyncio.run(main()):
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+  with pytest.raises(ConfigError, match="event loop"):
+    engine.stream(typed(), voice)
+
+
+def test_prepared_voice_gives_the_same_audio(engine, voice):
+  fresh = cut(voice, 80)
+  expected = wave(engine.stream(TEXT, cut(voice, 80), seed=1))
+  engine.prepare(fresh)
+  before = engine.parts.memory()["voices"]
+  np.testing.assert_allclose(wave(engine.stream(TEXT, fresh, seed=1)), expected, atol=1e-3)
+  np.testing.assert_allclose(wave(engine.stream(TEXT, fresh, seed=1)), expected, atol=1e-3)  # in place by now
+  engine.forget(fresh)
+  assert engine.parts.memory()["voices"] < before
+
+
+def test_histories(engine, talker, voice):
+  """No cache equals the cache; a window that sees all does; a narrow one is near."""
+  voice = cut(voice, 40)
+  full = wave(engine.stream(TEXT, voice, seed=1, schedule="lowest"))
+  small = {"slots": 1, "schedule": "lowest", "seconds": 5.0}
+  for options, tolerance in (({"history": "none"}, 1e-3), ({"history": "window", "window": 6}, 1e-3)):
+    with cosyjax.Engine(talker, **small, **options) as other:
+      np.testing.assert_allclose(wave(other.stream(TEXT, voice, seed=1)), full, atol=tolerance)
+  with cosyjax.Engine(talker, **small, history="window", window=1) as narrow:
+    near = wave(narrow.stream(TEXT, voice, seed=1))
+  assert near.shape == full.shape and np.all(np.isfinite(near)) and not np.allclose(near, full, atol=1e-3)
+
+
+def test_released_schedule_solves_its_last_hop_with_full_attention(engine, talker, in_one_pass, voice):
+  tokens_U = talker.synthesize(TEXT, voice, seed=3).pieces[0].tokens_U
+  streamed = wave(engine.stream(TEXT, voice, seed=3, schedule="released"))
+  assert streamed.shape == (960 * len(tokens_U),)
+  chunked = in_one_pass(voice, tokens_U, "released", seed=3)
+  first = 2 * 38 - engine.parts.vocoder.scheme.look_ahead
+  np.testing.assert_allclose(streamed[: 480 * (first - 2)], chunked[: 480 * (first - 2)], atol=1e-3)
+
+
+def test_streams_grow_without_end(engine, voice):
+  """Several times what the engine has room for at first; the result is that of an engine with room for all."""
+  text = ["Words and words, and more of them. "] * 6
+  grown = wave(engine.stream(text, voice, seed=4))
+  assert engine.parts.flow.frames > 256
+  np.testing.assert_allclose(wave(engine.stream(text, voice, seed=4)), grown, atol=1e-3)
+
+
+def test_nothing_compiles_after_warm_up(talker, voice):
+  with cosyjax.Engine(talker, slots=2, seconds=5.0) as engine:
+    engine.warm_up(prefix=256, cache=512, seconds=10.0, prompt=4.0)
+    short = cut(voice, 60)
+    with count_compilations() as counter:
+      for seed in range(12):
+        text, options = REQUESTS[seed % 6]
+        wave(
+          engine.stream(text if isinstance(text, str) else iter(text), (voice, short)[seed % 2], seed=seed, **options)
+        )
+    assert counter.count == 0

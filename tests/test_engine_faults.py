@@ -1,0 +1,272 @@
+"""What goes wrong with one request stays with it: errors in every stage, cancelling, a full queue."""
+
+import contextlib
+import gc
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import cosyjax
+from cosyjax.compilation import count_compilations
+from cosyjax.errors import BusyError, ConfigError, EngineError, TextError
+from tests.conftest import ASSETS
+
+TEXT = "Hello from JAX, this is a stream of words."
+
+
+@pytest.fixture(scope="module")
+def voice(talker):
+  return talker.voice(ASSETS / "prompt.wav", "希望你以后能够做的比我还好呦。")
+
+
+def wave(stream):
+  return np.concatenate([p.samples_A for p in stream])
+
+
+@pytest.fixture(scope="module")
+def expected(engine, voice):
+  return wave(engine.stream(TEXT, voice, seed=1))
+
+
+def settled(engine, seconds=60.0):
+  """The engine's counts once nothing runs or waits any more."""
+  end = time.monotonic() + seconds
+  while (stats := engine.stats()).running + stats.waiting and time.monotonic() < end:
+    time.sleep(0.01)
+  return stats
+
+
+def slots_of(argument):
+  """Slots that a call of one of the parts is about."""
+  if isinstance(argument, int):
+    return {argument}
+  return {item if isinstance(item, int) else item.slot for item in argument}
+
+
+STAGES = {
+  "open": ("parts", "open"),
+  "begin": ("lm", "begin"),
+  "extend": ("lm", "extend"),
+  "decode": ("lm", "decode"),
+  "flow": ("flow", "solve"),
+  "vocoder and flow": ("parts", "solve"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, expected, monkeypatch, stage):
+  part, name = STAGES[stage]
+  owner = engine.parts if part == "parts" else getattr(engine.parts, part)
+  original, victim = getattr(owner, name), []
+  pieces = [TEXT[:10], TEXT[10:]]
+  healthy = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
+  reference = wave(engine.stream(iter(pieces), voice, seed=1))
+
+  def broken(first, *rest):
+    slots = slots_of(first)
+    if stage == "open" and not victim:
+      victim.extend(slots)  # the next request that is admitted
+    if victim and victim[0] in slots:
+      raise RuntimeError(f"injected into {stage}")
+    return original(first, *rest)
+
+  if stage != "open":
+    admitted = engine.parts.open
+
+    def note(slot, *rest):
+      victim[:] = victim or [slot]
+      return admitted(slot, *rest)
+
+    monkeypatch.setattr(engine.parts, "open", note)
+  monkeypatch.setattr(owner, name, broken)
+  failing = engine.stream(iter(pieces), voice, seed=1)
+  start = time.monotonic()
+  with pytest.raises(RuntimeError, match="injected"):
+    wave(failing)
+  took = time.monotonic() - start
+  monkeypatch.undo()
+  assert took < 30  # its slot is free at once; the time is that of the hops before the fault
+  for stream in healthy:
+    np.testing.assert_allclose(wave(stream), expected, atol=1e-3)
+  stats = settled(engine)
+  assert stats.free_slots == 16 and stats.submitted == stats.done + stats.cancelled + stats.failed
+  np.testing.assert_allclose(wave(engine.stream(iter(pieces), voice, seed=1)), reference, atol=1e-3)
+
+
+def test_an_error_of_the_text_ends_the_stream(engine, voice):
+  def broken():
+    yield "Hello there, my friend. "
+    raise OSError("the line was cut")
+
+  for text, error, said in (
+    (broken(), OSError, "cut"),
+    (["。！"], TextError, "spoken"),
+    ([], TextError, "spoken"),
+    (["Hi <|endof", "prompt|> there."], TextError, "control tag"),
+    ([b"Hello \xff"], TextError, "UTF-8"),
+    ([3], TextError, "int"),
+  ):
+    with pytest.raises(error, match=said):
+      wave(engine.stream(text, voice))
+  for text, error in (("", TextError), ("…", TextError), (None, ConfigError), (7, ConfigError)):
+    with pytest.raises(error):
+      engine.stream(text, voice)
+  with pytest.raises(TextError, match="too long"):
+    wave(engine.stream(["word " * 3], voice, instruction="very " * 400))
+  assert settled(engine).free_slots == 16
+
+
+def test_lost_device_state_fails_what_runs_and_the_engine_goes_on(talker, voice, monkeypatch):
+  with cosyjax.Engine(talker, slots=2, seconds=5.0) as engine:
+    first = wave(engine.stream(TEXT, voice, seed=1))
+    solve = engine.parts.flow.solve
+
+    def dies(works):
+      engine.parts.flow.state.frames_B.delete()
+      raise RuntimeError("the device fell over")
+
+    monkeypatch.setattr(engine.parts.flow, "solve", dies)
+    streams = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
+    for stream in streams:
+      with pytest.raises(RuntimeError, match="fell over"):
+        wave(stream)
+    monkeypatch.setattr(engine.parts.flow, "solve", solve)
+    assert settled(engine).failed == 2
+    np.testing.assert_array_equal(wave(engine.stream(TEXT, voice, seed=1)), first)
+
+
+def test_cancelled_and_dropped_streams_free_their_slots(engine, voice):
+  before = engine.stats()
+  stream = engine.stream(TEXT, voice)
+  next(stream)
+  stream.cancel()
+  assert list(stream) == []
+  with engine.stream(TEXT, voice) as stream:
+    next(stream)
+  for packet in engine.stream(TEXT, voice):
+    assert len(packet.samples_A)
+    break
+  del packet
+  dropped = engine.stream(iter([TEXT]), voice)
+  del dropped
+  gc.collect()
+  after = settled(engine)
+  assert after.cancelled - before.cancelled == 4 and after.free_slots == 16
+
+
+def test_waiting_for_text_blocks_nobody(engine, voice, expected):
+  hold = threading.Event()
+
+  def slow():
+    yield "Hello "
+    hold.wait(60)
+
+  waiting = [engine.stream(slow(), voice) for _ in range(15)]
+  np.testing.assert_allclose(wave(engine.stream(TEXT, voice, seed=1)), expected, atol=1e-3)
+  for stream in waiting:
+    stream.cancel()
+  stats = settled(engine)
+  hold.set()
+  assert stats.free_slots == 16
+
+
+def test_full_queue_answers_at_once(talker, voice):
+  hold = threading.Event()
+
+  def slow():
+    hold.wait(60)
+    yield TEXT
+
+  engine = cosyjax.Engine(talker, slots=1, queue=2, seconds=5.0)
+  streams = [engine.stream(slow(), voice)]
+  while not engine.stats().running:
+    time.sleep(0.01)
+  streams += [engine.stream(slow(), voice) for _ in range(2)]
+  start = time.monotonic()
+  with pytest.raises(BusyError, match="1 slots are taken and 2 requests wait"):
+    engine.stream(TEXT, voice)
+  assert time.monotonic() - start < 1
+  assert engine.stats().waiting == 2
+  streams.pop().cancel()
+  assert engine.stream(TEXT, voice) is not None  # and is dropped at once
+  engine.close()
+  hold.set()
+  with pytest.raises(EngineError):
+    list(streams[0])
+  with pytest.raises(EngineError, match="closed"):
+    engine.stream(TEXT, voice)
+  stats = engine.stats()
+  assert stats.running == stats.waiting == 0 and stats.submitted == stats.done + stats.cancelled + stats.failed
+  engine.close()
+
+
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    ({"slots": 0}, "slots"),
+    ({"history": "some"}, "history"),
+    ({"vocoder": "best"}, "vocoder"),
+    ({"schedule": "x"}, "x"),
+  ],
+)
+def test_bad_settings_are_refused(talker, options, said):
+  with pytest.raises(ConfigError, match=said):
+    cosyjax.Engine(talker, **options)
+
+
+def test_a_schedule_beyond_the_engines_hops_is_refused(engine, voice):
+  with pytest.raises(ConfigError, match="at most 50 tokens"):
+    engine.stream(TEXT, voice, schedule=cosyjax.Schedule(60, (60,)))
+
+
+def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
+  """Slots all free, every request accounted for, nothing compiled, memory as before."""
+  texts = ["One.", "One two three.", ["One ", "two ", "three."], "你好。", ["你", "好。"]]
+  options = [{}, {"mode": "cross_lingual"}, {"instruction": "fast"}, {"schedule": "lowest"}]
+  short = cosyjax.Voice(voice.speaker_E, voice.tokens_U[:30], voice.mel_TM[:60], voice.transcript)
+  rng = random.Random(0)
+  cases = [(rng.choice(texts), rng.choice(options), rng.choice([voice, short])) for _ in range(200)]
+
+  def request(number):
+    text, choice, v = cases[number]
+    return engine.stream(text if isinstance(text, str) else iter(text), v, seed=number, **choice)
+
+  for number in range(40):  # every program of these requests, alone and in groups
+    wave(request(number))
+  crowd = [request(number) for number in range(40)]
+  for stream in crowd:
+    list(stream)
+  before, memory = engine.stats(), engine.parts.memory()
+  started = threading.Semaphore(24)
+
+  def serve(number):
+    with started, contextlib.closing(_Closing(request(number))) as stream:
+      if number % 2:
+        wait = rng.random() * 0.3
+        threading.Timer(wait, stream.stream.cancel).start()
+      for packet in stream.stream:
+        assert np.all(np.isfinite(packet.samples_A))
+
+  with count_compilations() as counter:
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(200)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    after = settled(engine)
+  assert counter.count == 0
+  assert after.free_slots == 16 and after.failed == before.failed
+  assert after.submitted - before.submitted == 200
+  assert after.done + after.cancelled - before.done - before.cancelled == 200
+  assert after.cancelled - before.cancelled > 20 and engine.parts.memory() == memory
+
+
+class _Closing:
+  def __init__(self, stream):
+    self.stream = stream
+
+  def close(self):
+    self.stream.cancel()
