@@ -1,6 +1,5 @@
 """What goes wrong with one request stays with it: errors in every stage, cancelling, a full queue."""
 
-import contextlib
 import gc
 import random
 import threading
@@ -44,6 +43,13 @@ def slots_of(argument):
   if isinstance(argument, int):
     return {argument}
   return {item if isinstance(item, int) else item.slot for item in argument}
+
+
+def at_rest(engine):
+  """Bytes on the device once the engine has given back what long requests had it grow to."""
+  settled(engine)
+  time.sleep(1.0)
+  return engine.parts.memory()
 
 
 STAGES = {
@@ -115,7 +121,7 @@ def test_an_error_of_the_text_ends_the_stream(engine, voice):
     with pytest.raises(error):
       engine.stream(text, voice)
   with pytest.raises(TextError, match="too long"):
-    wave(engine.stream(["word " * 3], voice, instruction="very " * 400))
+    wave(engine.stream("Hello.", voice, instruction="very " * 400))
   assert settled(engine).free_slots == 16
 
 
@@ -191,6 +197,8 @@ def test_full_queue_answers_at_once(talker, voice):
   assert time.monotonic() - start < 1
   assert engine.stats().waiting == 2
   streams.pop().cancel()
+  while engine.stats().waiting > 1:
+    time.sleep(0.01)
   assert engine.stream(TEXT, voice) is not None  # and is dropped at once
   engine.close()
   hold.set()
@@ -230,24 +238,24 @@ def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
   rng = random.Random(0)
   cases = [(rng.choice(texts), rng.choice(options), rng.choice([voice, short])) for _ in range(200)]
 
+  waits = [rng.random() for _ in range(200)]
+
   def request(number):
     text, choice, v = cases[number]
     return engine.stream(text if isinstance(text, str) else iter(text), v, seed=number, **choice)
 
-  for number in range(40):  # every program of these requests, alone and in groups
-    wave(request(number))
-  crowd = [request(number) for number in range(40)]
-  for stream in crowd:
-    list(stream)
-  before, memory = engine.stats(), engine.parts.memory()
+  engine.warm_up(prefix=256, cache=512, seconds=5.0, prompt=4.0)
+  for v in (voice, short):
+    engine.prepare(v)
+  wave(engine.stream("One.", short))
+  before, memory = settled(engine), at_rest(engine)
   started = threading.Semaphore(24)
 
   def serve(number):
-    with started, contextlib.closing(_Closing(request(number))) as stream:
+    with started, request(number) as stream:
       if number % 2:
-        wait = rng.random() * 0.3
-        threading.Timer(wait, stream.stream.cancel).start()
-      for packet in stream.stream:
+        threading.Timer(waits[number], stream.cancel).start()
+      for packet in stream:
         assert np.all(np.isfinite(packet.samples_A))
 
   with count_compilations() as counter:
@@ -261,12 +269,5 @@ def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
   assert after.free_slots == 16 and after.failed == before.failed
   assert after.submitted - before.submitted == 200
   assert after.done + after.cancelled - before.done - before.cancelled == 200
-  assert after.cancelled - before.cancelled > 20 and engine.parts.memory() == memory
-
-
-class _Closing:
-  def __init__(self, stream):
-    self.stream = stream
-
-  def close(self):
-    self.stream.cancel()
+  assert after.cancelled - before.cancelled > 50
+  assert sum(at_rest(engine).values()) <= sum(memory.values())

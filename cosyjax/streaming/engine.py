@@ -186,6 +186,10 @@ class Engine:
     """Ends the thread; requests that still run end with an EngineError. The engine cannot be used again."""
     self._worker.close()
 
+  def __del__(self) -> None:
+    if hasattr(self, "_worker"):
+      self._worker.close(wait=False)
+
   def __enter__(self) -> "Engine":
     return self
 

@@ -162,6 +162,11 @@ class Parts:
     for part in (self.lm, self.flow, self.vocoder):
       part.reset()
 
+  def shrink(self) -> None:
+    """Gives back what long requests had slots grow to; called when nothing runs."""
+    if self.lm.grown or self.flow.grown:
+      self.reset()
+
   def check(self, schedule: Schedule, voice: Voice) -> None:
     """Refuses a schedule or a prompt that this engine was not made for.
 

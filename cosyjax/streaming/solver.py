@@ -96,7 +96,7 @@ class CachedFlow:
     self._stages, self._slots, self.sizes, self.window = stages, slots, sizes, window
     self._model, self._config = stages.modules["flow"], stages.config.flow
     self._ladder = stages.buckets.history
-    self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")
+    self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")  # with a window: the encoder's alone
     self._times = matching.schedule(self._config.steps)
     self.groups = (*(g for g in (1, 4, 16, 64) if g < slots), slots)
     self.state: flow_state.FlowState | None = None
@@ -134,6 +134,11 @@ class CachedFlow:
   def lost(self) -> bool:
     """Whether a failed program took the state with it."""
     return self.state is not None and self.state.frames_B.is_deleted()
+
+  @property
+  def grown(self) -> bool:
+    """Whether rows have more room than they began with."""
+    return max(self.frames if self.window is None else 0, RATE * self.tokens) > self._least
 
   def reset(self) -> None:
     """Forgets all rows (prepared voices stay); the next one starts from the smallest size."""
@@ -311,7 +316,7 @@ class CachedFlow:
     """Room for so many frames in the UNet's caches and in the token encoder's, bucket by bucket."""
     least = 0 if self.window is not None else self._least
     S = max(fit(self._ladder, max(frames, least), "frames of a stream"), self.frames)
-    tokens = max(fit(self._ladder, max(encoder_frames, S), "frames of a stream") // RATE, self.tokens)
+    tokens = max(fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream") // RATE, self.tokens)
     params = self._stages.params
     if self.state is None:
       self.state = self._resizer("empty", S, tokens)(params)

@@ -91,6 +91,11 @@ class SpeechLM:
     """Whether a failed program took the state with it."""
     return self.state is not None and self.state.filled_B.is_deleted()
 
+  @property
+  def grown(self) -> bool:
+    """Whether rows have more room than they began with."""
+    return self.capacity > self._ladder[0]
+
   def reset(self) -> None:
     """Forgets all rows; the next one starts from the smallest capacity."""
     self.state, self.capacity = None, self._ladder[0]

@@ -5,11 +5,13 @@ raises is told to the requests concerned and to no other: a group that fails is 
 request by request.
 """
 
+import atexit
 import concurrent.futures
 import dataclasses
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -103,6 +105,11 @@ class Job:
     return bool(items) or closed
 
 
+def _close(worker: "weakref.ref[Worker]") -> None:
+  if (found := worker()) is not None:
+    found.close()
+
+
 class Worker:
   """Queue, slots and thread."""
 
@@ -159,18 +166,20 @@ class Worker:
     with self._changed:
       return Stats(**self._counts, running=len(self._jobs), waiting=len(self._queue), free_slots=len(self._free))
 
-  def close(self) -> None:
+  def close(self, wait: bool = True) -> None:
+    """Ends the thread after its present step; requests that still run or wait fail."""
     with self._changed:
       self._closed = True
       thread = self._thread
     self.wake()
-    if thread is not None and thread is not threading.current_thread():
+    if wait and thread is not None and thread is not threading.current_thread():
       thread.join()
 
   def _start(self) -> None:
     if self._thread is None:
       self._thread = threading.Thread(target=self._run, name="cosyjax-engine", daemon=True)
       self._thread.start()
+      atexit.register(_close, weakref.ref(self))  # a thread inside the device's code must not outlive the interpreter
 
   # The thread.
 
@@ -187,6 +196,8 @@ class Worker:
         self._fail_all(error)
         busy = True
       if not busy:
+        if not self._jobs:
+          self._parts.shrink()
         with self._changed:
           self._changed.wait_for(lambda: self._woken or self._closed)
     self._fail_all(EngineError("the engine was closed while the request ran"), calls=True)
