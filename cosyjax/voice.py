@@ -1,6 +1,8 @@
 """A voice: what a prompt recording says about its speaker, as a value that fits in one file."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -51,6 +53,14 @@ class Voice:
   def seconds(self) -> float:
     """Length of the prompt."""
     return len(self.tokens_U) / 25
+
+  @functools.cached_property
+  def fingerprint(self) -> bytes:
+    """Equal for voices of equal content."""
+    digest = hashlib.blake2b(self.transcript.encode())
+    for array in (self.speaker_E, self.tokens_U, self.mel_TM):
+      digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
   def save(self, path: str | Path) -> None:
     """Writes the voice to one safetensors file, whole or not at all.

@@ -2,6 +2,7 @@
 
   python -m infer.benchmark --preset cosyvoice2 --batch 1 4 --dtype float32
   python -m infer.benchmark --model DIR --batch 1 8 --dtype bfloat16 --json figures.json
+  python -m infer.benchmark --stream --preset tiny   (streams: flags of their own, see --stream --help)
 
 Token counts are forced, so that random weights measure what real ones would. d_lm, d_fm and
 d_voc are the times that LM, flow and vocoder spend on one speech token of the first chunk
@@ -178,6 +179,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+  argv = sys.argv[1:] if argv is None else argv
+  if "--stream" in argv:
+    from infer import stream_benchmark
+
+    return stream_benchmark.main([flag for flag in argv if flag != "--stream"])
   args = parse(argv)
   if args.json and not args.json.parent.is_dir():
     raise OutputError(f"{args.json.parent} is not a directory")

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from tqdm import tqdm
 import cosyjax
 from cosyjax import config as config_lib
 from cosyjax.compilation import enable_cache
-from cosyjax.errors import AudioError, CosyError
+from cosyjax.errors import AudioError, CosyError, OutputError
 from cosyjax.synthesizer import Synthesizer, load, random_model
 from cosyjax.voice import Voice
 
@@ -49,6 +51,33 @@ def make_voice(model: Synthesizer, voice: str | None, prompt_wav: str | None, pr
   if not prompt_wav:
     raise AudioError("no voice: give --prompt-wav (with --prompt-text), or --voice FILE")
   return model.voice(prompt_wav, prompt_text)
+
+
+def check_folder(path: Path | None) -> None:
+  """Whether a file could be put there: asked before a long computation.
+
+  Raises:
+    OutputError: its folder is not one.
+  """
+  if path is not None and (not path.parent.is_dir() or path.is_dir()):
+    raise OutputError(f"{path}: expected the name of a file in a folder that is there")
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+  """Writes a file whole or not at all: beside its target first, then renamed over it.
+
+  Raises:
+    OutputError: the file cannot be written. What stood there is as it was.
+  """
+  path = Path(os.path.realpath(path))
+  part = path.parent / f".{secrets.token_hex(8)}.part"
+  try:
+    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    part.replace(path)
+  except OSError as error:
+    raise OutputError(f"{path}: not written ({error.strerror or error})") from error
+  finally:
+    part.unlink(missing_ok=True)
 
 
 class Bars:

@@ -179,6 +179,27 @@ def test_waiting_for_text_blocks_nobody(engine, voice, expected):
   assert stats.free_slots == 16
 
 
+def test_text_without_end_waits_for_its_listener(engine, voice):
+  given = 0
+
+  def endless():
+    nonlocal given
+    while True:
+      given += 1
+      yield "On and on it goes, word by word, and never stops. "
+
+  stream = engine.stream(endless(), voice, mode="cross_lingual")
+  next(stream)
+  time.sleep(0.3)
+  assert given < 2000
+  stream.cancel()
+  assert settled(engine).free_slots == 16
+  time.sleep(0.1)
+  before = given
+  time.sleep(0.1)
+  assert given == before  # nobody reads on
+
+
 def test_full_queue_answers_at_once(talker, voice):
   hold = threading.Event()
 

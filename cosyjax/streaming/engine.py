@@ -147,19 +147,23 @@ class Engine:
       start()
     return Stream(channel)
 
-  def prepare(self, voice: Voice, *, instruction: str | None = None) -> None:
+  def prepare(self, voice: Voice, *, instruction: str | None = None, mode: str | None = None) -> None:
     """Computes a voice's past once and keeps it on the device: the first packet then does no prompt work.
 
     That is the LM's cache of what stands before the text and the flow's caches of the prompt
-    up to its last whole chunk. The first request of a voice does the same by itself. Waits
-    for a free slot.
+    up to its last whole chunk. The first request of a voice does the same by itself. The last
+    eight voices used are kept. Waits for a free slot.
+
+    Args:
+      voice: whose; an equal voice loaded again counts as the same.
+      instruction, mode: those of the requests to come.
 
     Raises:
       ConfigError: the voice does not fit the engine.
       EngineError: the engine is closed.
     """
     self.parts.check(self.schedule, voice)
-    prompt_ids, prompt_speech_U = self.model.lm_prompt(Request("", voice, instruction=instruction))
+    prompt_ids, prompt_speech_U = self.model.lm_prompt(Request("", voice, instruction=instruction, mode=mode))
     rows = [
       KnownText(prompt_ids, [], prompt_speech_U, 0, 0),
       Interleaver(self.model.config.lm, prompt_ids, prompt_speech_U),

@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterable, Callable, Iterable
 
 from cosyjax.errors import ConfigError
 from cosyjax.streaming.stream import Channel
 from cosyjax.streaming.utterance import Inbox
 from cosyjax.text.stream import TextStream
+
+PAUSE = 0.02  # seconds between looks whether a full inbox has room again
 
 
 def read(
@@ -34,6 +37,8 @@ def read(
           if channel.over:
             return
           inbox.put(stream.push(piece))
+          while inbox.full and not channel.over:
+            await asyncio.sleep(PAUSE)
         inbox.put(stream.close())
         inbox.close()
       except BaseException as error:
@@ -55,6 +60,8 @@ def read(
         if channel.over:
           return
         inbox.put(stream.push(piece))
+        while inbox.full and not channel.over:
+          time.sleep(PAUSE)
       inbox.put(stream.close())
       inbox.close()
     except BaseException as error:

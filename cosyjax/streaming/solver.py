@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from cosyjax.streaming.utterance import Hop
 from cosyjax.voice import Voice
 
 PROMPT_STEP = 256  # frames: prompts are kept in copies of a multiple of this
-VOICES = 8  # prompts that are kept; the oldest goes
+VOICES = 8  # prompts that are kept; the one not used for longest goes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,8 +103,8 @@ class CachedFlow:
     self.state: flow_state.FlowState | None = None
     self.frames = self.tokens = 0
     self._done = [0] * slots  # frames of each row that are solved
-    self._prepared: dict[int, tuple[Voice, flow_state.FlowState, int]] = {}  # voice, its prompt's past, tokens of it
-    self._holds: list[int | None] = [None] * slots  # whose prompt's keys stand at the front of the row
+    self._prepared: OrderedDict[bytes, tuple[flow_state.FlowState, int]] = OrderedDict()  # a prompt's past, its tokens
+    self._holds: list[bytes | None] = [None] * slots  # whose prompt's keys stand at the front of the row
     self._encode = Program("flow encode", self._encode_fn, donate=(1,))
     self._step = Program("flow step", self._step_fn, donate=(1, 3))
     self._open = Program("flow open", self._open_fn, donate=(1,))
@@ -147,7 +148,7 @@ class CachedFlow:
 
   def holds(self, slot: int, voice: Voice) -> bool:
     """Whether the prompt's keys and values are in the slot already."""
-    return self._holds[slot] == id(voice) and id(voice) in self._prepared
+    return self._holds[slot] == voice.fingerprint and voice.fingerprint in self._prepared
 
   def prepare(self, voice: Voice, slot: int) -> None:
     """Solves the prompt's whole chunks in a free slot and keeps a copy of what they leave.
@@ -157,7 +158,7 @@ class CachedFlow:
     """
     c, P = self._config, len(voice.tokens_U)
     whole = max(P - c.encoder.lookahead, 0) // c.chunk * c.chunk
-    if not whole or id(voice) in self._prepared:
+    if not whole or voice.fingerprint in self._prepared:
       return
     self._make_room(self._needs(RATE * (whole + c.chunk), RATE * (whole + c.chunk)), RATE * (whole + c.chunk))
     self._open_empty(slot, pinned=RATE * (P // c.chunk * c.chunk))
@@ -167,29 +168,33 @@ class CachedFlow:
       self._run([self._prompt_row(slot, voice, first, count)], self.sizes[-1])
     frames = min(-(-RATE * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
     take = self._resizer("take", frames, frames // RATE)
-    self._prepared[id(voice)] = voice, take(self._stages.params, self.state, np.int32(slot)), whole
-    self._holds[slot] = id(voice)
+    self._prepared[voice.fingerprint] = take(self._stages.params, self.state, np.int32(slot)), whole
+    self._holds[slot] = voice.fingerprint
     if len(self._prepared) > VOICES:
-      self.forget(next(iter(self._prepared.values()))[0])
+      self._forget(next(iter(self._prepared)))
 
   def forget(self, voice: Voice) -> None:
     """Drops what `prepare` kept."""
-    self._prepared.pop(id(voice), None)
-    self._holds = [None if held == id(voice) else held for held in self._holds]
+    self._forget(voice.fingerprint)
+
+  def _forget(self, key: bytes) -> None:
+    self._prepared.pop(key, None)
+    self._holds = [None if held == key else held for held in self._holds]
 
   def open(self, slot: int, voice: Voice) -> None:
     """Begins a stream in a slot, right after its prompt's whole chunks."""
     self.prepare(voice, slot)
-    if id(voice) not in self._prepared:
+    if voice.fingerprint not in self._prepared:
       whole = len(voice.tokens_U) // self._config.chunk * self._config.chunk
       self._make_room(self._needs(1, RATE * whole), 1)
       self._open_empty(slot, pinned=RATE * whole)
       return
-    _, one, whole = self._prepared[id(voice)]
+    self._prepared.move_to_end(voice.fingerprint)
+    one, whole = self._prepared[voice.fingerprint]
     self._make_room(self._needs(one.blocks_BS.shape[1], RATE * whole), RATE * one.encoder[BLOCKS].shape[1])
     insert = self._insert[not self.holds(slot, voice)]
     self.state = insert(self._stages.params, self.state, one, np.int32(slot))
-    self._done[slot], self._holds[slot] = RATE * whole, id(voice)
+    self._done[slot], self._holds[slot] = RATE * whole, voice.fingerprint
 
   def fits(self, work: Work) -> int:
     """The padded size, in tokens, of the program that solves a hop."""
@@ -269,7 +274,7 @@ class CachedFlow:
 
   def prepared_bytes(self) -> int:
     """What prepared voices take on the device."""
-    return sum(a.nbytes for _, one, _ in self._prepared.values() for a in jax.tree.leaves(one))
+    return sum(a.nbytes for one, _ in self._prepared.values() for a in jax.tree.leaves(one))
 
   def plan(self, seconds: float, prompt: float) -> Iterator[tuple[Program, list[Any]]]:
     """Programs with the shapes of their arguments; see `Limits`."""

@@ -3,8 +3,8 @@
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from cosyjax.lm.decode import KNOWN, RUNNING
 from cosyjax.lm.interleave import Append
 from cosyjax.schedule import Schedule
 from cosyjax.text.stream import Fed
+
+MOST_WAITING = 256  # pieces of text that wait for the engine before their source has to
 
 
 class Row(Protocol):
@@ -185,35 +187,43 @@ class Utterance:
 
 
 class Inbox:
-  """Text ids on their way from whoever reads the text to the engine."""
+  """Text ids on their way from whoever reads the text to the engine.
 
-  def __init__(self, wake: Any) -> None:
+  Whoever reads looks at `full` before the next piece, so that a source without end waits for
+  its listener.
+  """
+
+  def __init__(self, wake: Callable[[], None]) -> None:
     self._wake = wake
     self._lock = threading.Lock()
-    self._items: deque[Any] = deque()
-    self.closed = False
-    self.error: BaseException | None = None
+    self._items: list[Fed] = []
+    self._closed = False
+    self._error: BaseException | None = None
 
-  def put(self, items: Sequence[Any]) -> None:
+  @property
+  def full(self) -> bool:
+    return len(self._items) >= MOST_WAITING
+
+  def put(self, items: Sequence[Fed]) -> None:
     with self._lock:
       self._items.extend(items)
     if items:
       self._wake()
 
   def close(self, error: BaseException | None = None) -> None:
+    """Nothing follows; `error` says why, if that is not the text's end."""
     with self._lock:
-      self.closed, self.error = True, error
+      self._closed, self._error = True, error
     self._wake()
 
-  def take(self) -> tuple[list[Any], bool]:
+  def take(self) -> tuple[list[Fed], bool]:
     """What has come in, and whether nothing will follow.
 
     Raises:
       Exception: the text cannot be spoken, or whatever its iterable raised.
     """
     with self._lock:
-      items = list(self._items)
-      self._items.clear()
-      if self.error is not None:
-        raise self.error
-      return items, self.closed
+      if self._error is not None:
+        raise self._error
+      items, self._items = self._items, []
+      return items, self._closed

@@ -27,6 +27,8 @@ from cosyjax.voice import Voice
 
 log = logging.getLogger("cosyjax.streaming")
 
+READ_AHEAD = 2  # utterances behind the one that is spoken; more text than that has to wait
+
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
@@ -90,7 +92,7 @@ class Job:
 
   def take_text(self) -> bool:
     """Hands what has come in to the utterances' rows. Returns whether there was anything."""
-    if self.text_ended:
+    if self.text_ended or len(self.utterances) > READ_AHEAD:
       return False
     items, closed = self.inbox.take()
     for item in items:

@@ -1,0 +1,187 @@
+"""Where the time of a stream goes: an engine's parts timed one by one, and profiles by the device."""
+
+import collections
+import dataclasses
+import gzip
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cosyjax.lm.decode import CLOSED
+from cosyjax.lm.interleave import Interleaver
+from cosyjax.requests import Request
+from cosyjax.streaming.parts import Parts
+from cosyjax.synthesizer import Synthesizer
+from cosyjax.text.stream import TextStream
+from cosyjax.voice import Voice
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  """A call of one part.
+
+  Attributes:
+    stage: "lm", "flow" or "vocoder".
+    seconds: until the device was done.
+    tokens: that the flow solved in it; 0 elsewhere.
+    samples: of audio that came of it.
+  """
+
+  stage: str
+  seconds: float
+  tokens: int = 0
+  samples: int = 0
+
+
+class Probe:
+  """Within it, every part of an engine is waited for before the next one starts. For one stream at a time.
+
+  Attributes:
+    events: calls in order.
+    tokens_U: speech ids that the flow was last given.
+  """
+
+  CALLS = {
+    "lm": ("begin", "extend", "decode"),
+    "flow": ("open", "solve"),
+    "recompute": ("solve",),
+    "vocoder": ("open", "step"),
+  }
+
+  def __init__(self, parts: Parts) -> None:
+    self._parts = parts
+    self.events: list[Event] = []
+    self.tokens_U = np.zeros(0, np.int32)
+
+  def __enter__(self) -> "Probe":
+    for name, calls in self.CALLS.items():
+      part = getattr(self._parts, name)
+      for call in calls:
+        setattr(part, call, self._timed("flow" if name == "recompute" else name, part, getattr(part, call)))
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for name, calls in self.CALLS.items():
+      for call in calls:
+        delattr(getattr(self._parts, name), call)  # the class's own shows again
+
+  def _timed(self, stage: str, part: Any, function: Callable) -> Callable:
+    def timed(*args: Any) -> Any:
+      start = time.perf_counter()
+      result = function(*args)
+      jax.block_until_ready((getattr(part, "state", None), getattr(result, "mel_bTM", result)))
+      seconds = time.perf_counter() - start
+      tokens = samples = 0
+      if function.__name__ == "solve":
+        [work] = args[0]
+        tokens, self.tokens_U = work.hop.count, np.asarray(work.tokens, np.int32)
+      elif function.__name__ == "step":
+        samples = int(np.sum(result[1]))
+      self.events.append(Event(stage, seconds, tokens, samples))
+      return result
+
+    return timed
+
+  def first_packet(self) -> dict[str, float]:
+    """Eq. 11 of the paper from the events up to the first audio: M and milliseconds per token."""
+    end = next(i for i, event in enumerate(self.events) if event.samples)
+    events = self.events[: end + 1]
+    tokens = sum(event.tokens for event in events)
+    spent = {stage: 1e3 * sum(e.seconds for e in events if e.stage == stage) for stage in ("lm", "flow", "vocoder")}
+    delays = {f"d_{short}_ms": spent[stage] / tokens for short, stage in zip(("lm", "fm", "voc"), spent, strict=True)}
+    return {"m_tokens": tokens, **delays, "l_tts_ms": tokens * sum(delays.values())}
+
+  def chunks(self) -> list[dict[str, float]]:
+    """Tokens of each hop, and the milliseconds that each part spent between it and the one before."""
+    found, spent = [], collections.Counter()
+    for event in self.events:
+      spent[event.stage] += 1e3 * event.seconds
+      spent["tokens"] += event.tokens
+      if event.stage == "vocoder" and spent["tokens"]:
+        found.append({name: spent[name] for name in ("tokens", "lm", "flow", "vocoder")})
+        spent.clear()
+    return found
+
+  def total(self, *stages: str) -> float:
+    """Seconds that some parts spent."""
+    return sum(event.seconds for event in self.events if event.stage in stages)
+
+
+def growth(chunks: Sequence[dict[str, float]]) -> tuple[float | None, int]:
+  """Time of the last hops over that of the first after the first packet, up to five each, of equal sizes.
+
+  Returns:
+    The ratio of their medians, and how many hops were taken at either end; (None, 0) if there are too few.
+  """
+  sizes = collections.Counter(c["tokens"] for c in chunks[1:])
+  if not sizes:
+    return None, 0
+  [(size, _)] = sizes.most_common(1)
+  times = [c["lm"] + c["flow"] + c["vocoder"] for c in chunks[1:] if c["tokens"] == size]
+  n = min(5, len(times) // 2)
+  return (statistics.median(times[-n:]) / statistics.median(times[:n]), n) if n else (None, 0)
+
+
+def needed_text(
+  model: Synthesizer, voice: Voice, mode: str | None, pieces: Sequence[str], tokens: int
+) -> tuple[int, int]:
+  """How much of a text has to arrive before the LM may have spoken `tokens` tokens, at N:M.
+
+  Returns:
+    Text ids that are in the LM row by then, and pieces that have arrived.
+  """
+  prompt_ids, prompt_speech_U = model.lm_prompt(Request("", voice, mode=mode))
+  row = Interleaver(model.config.lm, prompt_ids, prompt_speech_U)
+  stream = TextStream(model.text_tokenizer, model.config.text)
+  spoken, opened = 0, False
+  for number in range(len(pieces) + 1):
+    fed = stream.push(pieces[number]) if number < len(pieces) else stream.close()
+    for part in fed:
+      if not row.closed:  # the first utterance
+        row.push(part.ids)
+        if part.last:
+          row.close()
+    while spoken < tokens:
+      append = row.next(spoken) if opened else row.opening()
+      if append is None:
+        break
+      opened, spoken = True, append.most
+      if append.mode == CLOSED:
+        return row.text_used, number + 1
+    if spoken >= tokens:
+      return row.text_used, number + 1
+  return row.text_used, len(pieces)
+
+
+def at_rate(pieces: Sequence[str], times: Sequence[float]) -> Iterator[str]:
+  """Pieces as they arrive, seconds after the first is asked for."""
+  began = time.perf_counter()
+  for piece, when in zip(pieces, times, strict=True):
+    time.sleep(max(began + when - time.perf_counter(), 0))
+    yield piece
+
+
+def top_kernels(folder: Path, count: int) -> list[tuple[str, float, int]]:
+  """The longest operations in the newest profile below a folder: name, total milliseconds, calls.
+
+  Those of the device if the profile has any, else those of the host's compiled programs.
+  """
+  files = sorted(folder.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
+  if not files:
+    return []
+  events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"]
+  names = {e["pid"]: e["args"].get("name", "") for e in events if e.get("name") == "process_name"}
+  devices = {pid for pid, name in names.items() if "/device:" in name}
+  spent, calls = collections.Counter(), collections.Counter()
+  for e in events:
+    on_device = e.get("pid") in devices if devices else "hlo_op" in e.get("args", {})
+    if e.get("ph") == "X" and on_device:
+      spent[e["name"]] += e["dur"] / 1e3
+      calls[e["name"]] += 1
+  return [(name, ms, calls[name]) for name, ms in spent.most_common(count)]
