@@ -33,7 +33,7 @@ class Buckets:
   cache: tuple[int, ...] = (512, 1024, 2048, 4096)
   tokens: tuple[int, ...] = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
   frames: tuple[int, ...] = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-  history: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384)
+  history: tuple[int, ...] = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):

@@ -197,8 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.warm_up:
       engine.warm_up(progress=options.Bars(), seconds=args.seconds, prompt=max(voice.seconds, 1.0))
     start = time.perf_counter()
-    if args.mode is None:  # the modes that a voice and an instruction lead to by themselves
-      engine.prepare(voice, instruction=args.instruction)
+    engine.prepare(voice, instruction=args.instruction, mode=args.mode)
     prepared = time.perf_counter()
     heard = speak(engine, text, voice, sink, args)
     report(engine, heard, args, voice_s=analysed - began, prepare_s=prepared - start)
