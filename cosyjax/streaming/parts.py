@@ -50,6 +50,7 @@ class VocoderRows:
 
   def __init__(self, stages: Stages, slots: int, scheme: Exact | Released, groups: tuple[int, ...]) -> None:
     self._stages, self._slots, self.scheme, self._groups = stages, slots, scheme, groups
+    self.params = stages.params["vocoder"]
     self.state: Any = None
     self._empty = Program("vocoder slots", lambda params: scheme.empty(slots))
     self._open = Program("vocoder open", lambda params, state, rows: scheme.open_rows(state, rows), donate=(1,))
@@ -62,7 +63,7 @@ class VocoderRows:
     mel_bTM = jax.vmap(lambda mel, skip: jnp.roll(mel, -skip, axis=0))(mel_bTM, skips_b)
     keys_b = jax.vmap(lambda s, p: jax.random.fold_in(piece_key(s, p), SOURCE_STAGE))(seeds_b, pieces_b)
     args = (rows_b, mel_bTM, lengths_b, last_b[0] if last_b else None, keys_b)
-    return self.scheme.step(self._stages.modules["vocoder"], params["vocoder"], state, *args)
+    return self.scheme.step(self._stages.modules["vocoder"], params, state, *args)
 
   @property
   def lost(self) -> bool:
@@ -73,7 +74,7 @@ class VocoderRows:
 
   def open(self, slot: int) -> None:
     """Begins an utterance in a slot."""
-    params = self._stages.params
+    params = self.params
     self.state = self._empty(params) if self.state is None else self.state
     self.state = self._open(params, self.state, np.asarray([slot], np.int32))
 
@@ -87,12 +88,12 @@ class VocoderRows:
     args += [spread([getattr(w, name) for w in works], dtype=np.uint32) for name in ("seed", "piece")]
     if any(w.hop.last for w in works):
       args.append(spread([w.hop.last for w in works], dtype=np.bool_))
-    self.state, wave_bA, samples_b = self._steps[len(args) > 6](self._stages.params, self.state, *args)
+    self.state, wave_bA, samples_b = self._steps[len(args) > 6](self.params, self.state, *args)
     return wave_bA, samples_b
 
   def plan(self, sizes: Sequence[int]) -> Iterator[tuple[Program, list[Any]]]:
     """Programs with the shapes of their arguments, for hops padded to so many tokens."""
-    params, mel_bins = self._stages.params, self._stages.config.vocoder.mel_bins
+    params, mel_bins = self.params, self._stages.config.vocoder.mel_bins
     shape = lambda dims, dtype=np.int32: jax.ShapeDtypeStruct(dims, dtype)
     yield self._empty, []
     state = jax.eval_shape(self._empty.function, params)
@@ -233,16 +234,17 @@ class Parts:
     plan = list(self._plan(Limits(**limits)))
     tracker = Tracker(progress, "warm-up", len(plan))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # XLA compiles without the interpreter's lock
-      for future in as_completed([pool.submit(program.prepare, self._stages.params, *args) for program, args in plan]):
+      for future in as_completed([pool.submit(program.prepare, *args) for program, args in plan]):
         future.result()
         tracker.add(1)
     return len(plan)
 
   def _plan(self, limits: Limits) -> Iterator[tuple[Program, list[Any]]]:
-    yield from self.lm.plan(limits.prefix, limits.cache)
+    plans = [(self.lm, self.lm.plan(limits.prefix, limits.cache)), (self.vocoder, self.vocoder.plan(self.flow.sizes))]
     if self._history != "none":
-      yield from self.flow.plan(limits.seconds, limits.prompt)
-    yield from self.vocoder.plan(self.flow.sizes)
+      plans.append((self.flow, self.flow.plan(limits.seconds, limits.prompt)))
+    for part, plan in plans:
+      yield from ((program, [part.params, *args]) for program, args in plan)
 
   def memory(self) -> dict[str, int]:
     """Bytes on the device, by what they hold."""

@@ -89,13 +89,14 @@ class CachedFlow:
 
   Attributes:
     state: on the device; None until it is needed.
+    params: of the flow alone; every call hands each of its arrays over.
     frames, tokens: slots of a row in the UNet's caches and in the token encoder's.
     window: blocks that a frame sees besides the prompt; None: all.
   """
 
   def __init__(self, stages: Stages, slots: int, *, seconds: float, window: int | None, sizes: tuple[int, ...]) -> None:
     self._stages, self._slots, self.sizes, self.window = stages, slots, sizes, window
-    self._model, self._config = stages.modules["flow"], stages.config.flow
+    self._model, self.params, self._config = stages.modules["flow"], stages.params["flow"], stages.config.flow
     self._ladder = stages.buckets.history
     self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")  # with a window: the encoder's alone
     self._times = matching.schedule(self._config.steps)
@@ -116,10 +117,10 @@ class CachedFlow:
   # What is compiled.
 
   def _encode_fn(self, params, state, rows_b, chunk):
-    return stream.encode_chunk(self._model, params["flow"], state, rows_b, chunk, window=self.window)
+    return stream.encode_chunk(self._model, params, state, rows_b, chunk, window=self.window)
 
   def _step_fn(self, params, kept, guide, x_bTM, t, dt):
-    return stream.euler_step(self._model, params["flow"], kept, guide, x_bTM, t, dt)
+    return stream.euler_step(self._model, params, kept, guide, x_bTM, t, dt)
 
   def _open_fn(self, params, state, rows_B, pinned):
     del params
@@ -168,7 +169,7 @@ class CachedFlow:
       self._run([self._prompt_row(slot, voice, first, count)], self.sizes[-1])
     frames = min(-(-RATE * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
     take = self._resizer("take", frames, frames // RATE)
-    self._prepared[voice.fingerprint] = take(self._stages.params, self.state, np.int32(slot)), whole
+    self._prepared[voice.fingerprint] = take(self.params, self.state, np.int32(slot)), whole
     self._holds[slot] = voice.fingerprint
     if len(self._prepared) > VOICES:
       self._forget(next(iter(self._prepared)))
@@ -193,7 +194,7 @@ class CachedFlow:
     one, whole = self._prepared[voice.fingerprint]
     self._make_room(self._needs(one.blocks_BS.shape[1], RATE * whole), RATE * one.encoder[BLOCKS].shape[1])
     insert = self._insert[not self.holds(slot, voice)]
-    self.state = insert(self._stages.params, self.state, one, np.int32(slot))
+    self.state = insert(self.params, self.state, one, np.int32(slot))
     self._done[slot], self._holds[slot] = RATE * whole, voice.fingerprint
 
   def fits(self, work: Work) -> int:
@@ -235,7 +236,7 @@ class CachedFlow:
     order = [row.slot for row in rows] if everyone else list(range(len(rows)))
     rows_b = None if everyone else column([row.slot for row in rows], b, fill=self._slots)
     chunk = self._chunk(dict(zip(order, rows, strict=True)), b, size)
-    params = self._stages.params
+    params = self.params
     state, guide = self._encode(params, self.state.replace(unet=()), rows_b, chunk)
     kept, x_bTM = list(self.state.unet), chunk.noise_bTM
     self.state = state.replace(unet=tuple(kept))
@@ -269,7 +270,7 @@ class CachedFlow:
     )
 
   def _open_empty(self, slot: int, pinned: int) -> None:
-    self.state = self._open(self._stages.params, self.state, np.arange(self._slots) == slot, np.int32(pinned))
+    self.state = self._open(self.params, self.state, np.arange(self._slots) == slot, np.int32(pinned))
     self._done[slot], self._holds[slot] = 0, None
 
   def prepared_bytes(self) -> int:
@@ -278,7 +279,7 @@ class CachedFlow:
 
   def plan(self, seconds: float, prompt: float) -> Iterator[tuple[Program, list[Any]]]:
     """Programs with the shapes of their arguments; see `Limits`."""
-    params, smaller = self._stages.params, None
+    params, smaller = self.params, None
     whole = int(prompt * MEL_RATE) // (RATE * self._config.chunk) * RATE * self._config.chunk
     end = int(seconds * MEL_RATE) + RATE * self.sizes[-1]
     slot = jax.ShapeDtypeStruct((), np.int32)
@@ -322,7 +323,7 @@ class CachedFlow:
     least = 0 if self.window is not None else self._least
     S = max(fit(self._ladder, max(frames, least), "frames of a stream"), self.frames)
     tokens = max(fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream") // RATE, self.tokens)
-    params = self._stages.params
+    params = self.params
     if self.state is None:
       self.state = self._resizer("empty", S, tokens)(params)
     elif (S, tokens) != (self.frames, self.tokens):
@@ -336,7 +337,7 @@ class CachedFlow:
       dtype = jnp.dtype(self._stages.dtype)
       functions = {
         "empty": lambda params: stream.empty(
-          self._model, params["flow"], self._slots, frames=frames, tokens=tokens, dtype=dtype
+          self._model, params, self._slots, frames=frames, tokens=tokens, dtype=dtype
         ),
         "grow": lambda params, state: flow_state.grow(state, frames, tokens),
         "take": lambda params, state, slot: flow_state.take(state, slot, frames, tokens),
@@ -350,7 +351,7 @@ class Recompute:
 
   def __init__(self, stages: Stages, groups: tuple[int, ...]) -> None:
     self._stages, self.groups = stages, groups
-    self._model, self._config = stages.modules["flow"], stages.config.flow
+    self._model, self.params, self._config = stages.modules["flow"], stages.params["flow"], stages.config.flow
     self._programs: dict[int, Program] = {}  # by frames of a hop
 
   def _solve_fn(
@@ -368,7 +369,7 @@ class Recompute:
     first_B,
   ):
     mel_BTM = generate(
-      self._model, params["flow"], tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_TM,
+      self._model, params, tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_TM,
       chunk=blocks_BU, ahead_B=ahead_B,
     )  # fmt: skip
     mel_BTM = jnp.pad(mel_BTM, ((0, 0), (0, frames), (0, 0)))
@@ -396,7 +397,7 @@ class Recompute:
     if frames not in self._programs:
       self._programs[frames] = Program(f"flow again/{frames}", functools.partial(self._solve_fn, frames))
     mel_bTM = self._programs[frames](
-      self._stages.params,
+      self.params,
       pad(tokens, (b, size), np.int32),
       column([len(t) for t in tokens], b, fill=1),
       column([w.hop.ahead for w in works], b),

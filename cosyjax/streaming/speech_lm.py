@@ -34,7 +34,7 @@ class SpeechLM:
 
   def __init__(self, stages: Stages, slots: int) -> None:
     self._stages, self._slots = stages, slots
-    self._model, self._ladder = stages.modules["lm"], stages.buckets.cache
+    self._model, self.params, self._ladder = stages.modules["lm"], stages.params["lm"], stages.buckets.cache
     self.state: decode.DecodeState | None = None
     self.capacity = self._ladder[0]
     self._seen = [0] * slots  # tokens of each row that the host knows
@@ -58,13 +58,13 @@ class SpeechLM:
     return decode.grow(state, capacity)
 
   def _prefix_fn(self, params, ids_1L, kinds_1L, lengths_1):
-    return decode.prefix_cache(self._model, params["lm"], ids_1L, kinds_1L, lengths_1)
+    return decode.prefix_cache(self._model, params, ids_1L, kinds_1L, lengths_1)
 
   def _begin_fn(self, params, rows, bounds, seed, piece, *past):
     (ids_1L, kinds_1L, lengths_1), (least_1, most_1, mode_1) = rows, bounds
     before = past[0][0].v_BKSH.shape[2] if past else 0
     return decode.prefill(
-      self._model, params["lm"], ids_1L, kinds_1L, lengths_1, least_1, most_1, piece_key(seed, piece)[None],
+      self._model, params, ids_1L, kinds_1L, lengths_1, least_1, most_1, piece_key(seed, piece)[None],
       mode_B=mode_1, capacity=before + ids_1L.shape[1], **dict(zip(("prefix", "starts_B"), past, strict=False)),
     )  # fmt: skip
 
@@ -75,10 +75,10 @@ class SpeechLM:
   def _extend_fn(self, params, state, rows, bounds):
     least_B, most_B, mode_B = bounds
     new = {"least_B": least_B, "most_B": most_B, "mode_B": mode_B}
-    return decode.extend(self._model, params["lm"], state, *rows, **new)
+    return decode.extend(self._model, params, state, *rows, **new)
 
   def _decode_fn(self, params, state, steps, active_B, seen_B):
-    state = decode.decode_steps(self._model, params["lm"], state, steps, active_B=active_B)
+    state = decode.decode_steps(self._model, params, state, steps, active_B=active_B)
     # A row may have drawn one id when it was given its last tokens, and `steps` since.
     places_BW = seen_B[:, None] + jnp.arange(DECODE_STEPS + 1)
     tokens_BW = jnp.take_along_axis(state.tokens_BU, jnp.minimum(places_BW, state.capacity - 1), axis=1)
@@ -108,7 +108,7 @@ class SpeechLM:
     key = ids_L.tobytes(), kinds_L.tobytes()
     if key not in self._prefixes:
       rows = _padded([(ids_L, kinds_L)], self._fit_prefix(len(ids_L)))
-      self._prefixes[key] = self._prefix(self._stages.params, *rows)
+      self._prefixes[key] = self._prefix(self.params, *rows)
       if len(self._prefixes) > PREFIXES:
         self._prefixes.popitem(last=False)
     self._prefixes.move_to_end(key)
@@ -120,7 +120,7 @@ class SpeechLM:
     Raises:
       TextError: text and prompt are too long together.
     """
-    params, prepared = self._stages.params, self.prepare(row) if append.prefix else None
+    params, prepared = self.params, self.prepare(row) if append.prefix else None
     skip = 0 if prepared is None else append.prefix
     past = () if prepared is None else (prepared[0], np.asarray([skip], np.int32))
     rest = append.ids_L[skip:], append.kinds_L[skip:]
@@ -142,14 +142,14 @@ class SpeechLM:
     by_slot = [appends[s][0] if s in appends else None for s in range(self._slots)]
     L = fit(APPENDS, max(len(a.ids_L) for a in by_slot if a is not None), "ids to append")
     rows = _padded([(nothing, nothing) if a is None else (a.ids_L, a.kinds_L) for a in by_slot], L)
-    self.state = self._extend(self._stages.params, self.state, rows, _bounds(by_slot, self._slots))
+    self.state = self._extend(self.params, self.state, rows, _bounds(by_slot, self._slots))
 
   def decode(self, slots: Sequence[int], steps: int) -> Any:
     """Starts up to `steps` steps of some rows; `collect` takes what is returned."""
     active_B = np.isin(np.arange(self._slots), slots)
     steps = np.int32(min(steps, DECODE_STEPS))
     seen_B = np.asarray(self._seen, np.int32)
-    self.state, report = self._decode(self._stages.params, self.state, steps, active_B, seen_B)
+    self.state, report = self._decode(self.params, self.state, steps, active_B, seen_B)
     return report, tuple(slots)
 
   def collect(self, started: Any) -> dict[int, tuple[np.ndarray, int]]:
@@ -164,7 +164,7 @@ class SpeechLM:
 
   def plan(self, prefix: int, cache: int) -> Iterator[tuple[Program, list[Any]]]:
     """Programs with the shapes of their arguments, for rows of up to so many ids; see `Limits`."""
-    buckets, params = self._stages.buckets, self._stages.params
+    buckets, params = self._stages.buckets, self.params
     shape = lambda dims, dtype=np.int32: jax.ShapeDtypeStruct(dims, dtype)
     rows = lambda B, L: [shape((B, L)), shape((B, L)), shape((B,))]
     prefixes = buckets.up_to("prefix", prefix)
@@ -201,10 +201,10 @@ class SpeechLM:
       raise TextError(f"text, transcript and prompt are too long together: {error}") from error
     if self.state is None:
       self.capacity = max(capacity, self.capacity)
-      self.state = self._empty[self.capacity](self._stages.params)
+      self.state = self._empty[self.capacity](self.params)
     while capacity > self.capacity:  # bucket by bucket, so that few programs serve
       self.capacity = next(s for s in self._ladder if s > self.capacity)
-      self.state = self._grow[self.capacity](self._stages.params, self.state)
+      self.state = self._grow[self.capacity](self.params, self.state)
 
   def _fit_prefix(self, size: int) -> int:
     try:
