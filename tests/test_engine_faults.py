@@ -52,32 +52,32 @@ def at_rest(engine):
   return engine.parts.memory()
 
 
-STAGES = {
-  "open": ("parts", "open"),
-  "begin": ("lm", "begin"),
-  "extend": ("lm", "extend"),
-  "decode": ("lm", "decode"),
-  "flow": ("flow", "solve"),
-  "vocoder and flow": ("parts", "solve"),
+STAGES = {  # part, method, and which argument names the slots
+  "open": ("parts", "open", 0),
+  "begin": ("lm", "begin", 0),
+  "extend": ("lm", "extend", 0),
+  "decode": ("lm", "decode", 0),
+  "flow": ("flow", "solve", 0),
+  "vocoder": ("vocoder", "step", 1),
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, expected, monkeypatch, stage):
-  part, name = STAGES[stage]
+  part, name, place = STAGES[stage]
   owner = engine.parts if part == "parts" else getattr(engine.parts, part)
   original, victim = getattr(owner, name), []
   pieces = [TEXT[:10], TEXT[10:]]
   healthy = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
   reference = wave(engine.stream(iter(pieces), voice, seed=1))
 
-  def broken(first, *rest):
-    slots = slots_of(first)
+  def broken(*args):
+    slots = slots_of(args[place])
     if stage == "open" and not victim:
       victim.extend(slots)  # the next request that is admitted
     if victim and victim[0] in slots:
       raise RuntimeError(f"injected into {stage}")
-    return original(first, *rest)
+    return original(*args)
 
   if stage != "open":
     admitted = engine.parts.open

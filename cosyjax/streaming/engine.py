@@ -17,11 +17,12 @@ from cosyjax.lm.interleave import Interleaver
 from cosyjax.requests import Request, resolve_mode
 from cosyjax.schedule import Schedule
 from cosyjax.stages import Progress
+from cosyjax.streaming.job import Job
 from cosyjax.streaming.parts import HISTORIES, VOCODERS, Parts
 from cosyjax.streaming.readers import read
 from cosyjax.streaming.stream import Channel, Stream
 from cosyjax.streaming.utterance import Inbox, KnownText, Utterance
-from cosyjax.streaming.worker import Job, Stats, Worker
+from cosyjax.streaming.worker import Stats, Worker
 from cosyjax.synthesizer import Synthesizer
 from cosyjax.text import prepare
 from cosyjax.text.stream import TextStream

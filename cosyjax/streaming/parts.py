@@ -18,9 +18,11 @@ from cosyjax.flow.encoder import RATE
 from cosyjax.padding import Tracker
 from cosyjax.schedule import Schedule
 from cosyjax.stages import SOURCE_STAGE, Progress, Stages, piece_key
-from cosyjax.streaming.solver import CachedFlow, Mel, Recompute, Work
+from cosyjax.streaming.recompute import Recompute
+from cosyjax.streaming.solver import CachedFlow
 from cosyjax.streaming.speech_lm import SpeechLM
 from cosyjax.streaming.utterance import Row
+from cosyjax.streaming.work import Mel, Work
 from cosyjax.vocoder.stream import Exact, Released
 from cosyjax.voice import Voice
 
@@ -211,10 +213,12 @@ class Parts:
     alike = [i for i, w in enumerate(works) if self._caches(w.schedule) == cached and solver.fits(w) <= size]
     return alike[: self.flow.groups[-1]]
 
-  def solve(self, works: Sequence[Work]) -> Solved:
-    """Starts a group's hops: mel, then audio."""
-    solver = self.flow if self._caches(works[0].schedule) else self.recompute
-    mel = solver.solve(works)
+  def solve(self, works: Sequence[Work]) -> Mel:
+    """Starts a group's hops."""
+    return (self.flow if self._caches(works[0].schedule) else self.recompute).solve(works)
+
+  def vocode(self, mel: Mel, works: Sequence[Work]) -> Solved:
+    """Starts on the audio of solved hops."""
     wave_bA, samples_b = self.vocoder.step(mel, works)
     return Solved(wave_bA, samples_b, mel.rows, works)
 

@@ -1,4 +1,4 @@
-"""The flow's part of an engine: hops of tokens to mel, with caches or by solving everything again."""
+"""The flow's part of an engine: each hop of tokens is solved once, with caches of what came before."""
 
 import dataclasses
 import functools
@@ -17,59 +17,15 @@ from cosyjax.config import MEL_RATE
 from cosyjax.flow import matching, stream
 from cosyjax.flow import state as flow_state
 from cosyjax.flow.encoder import RATE
-from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
 from cosyjax.flow.past import BLOCKS
 from cosyjax.padding import column, pad
-from cosyjax.schedule import Schedule
 from cosyjax.stages import Stages
-from cosyjax.streaming.utterance import Hop
+from cosyjax.streaming.work import Mel, Work
 from cosyjax.voice import Voice
 
 PROMPT_STEP = 256  # frames: prompts are kept in copies of a multiple of this
 VOICES = 8  # prompts that are kept; the one not used for longest goes
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Work:
-  """A hop to solve.
-
-  Attributes:
-    slot: of the request.
-    voice: as the flow sees it: without tokens if there is no prompt.
-    schedule: of the request.
-    hop: which tokens.
-    tokens: all new speech ids so far.
-    seed, piece: of the request, and the utterance's number in it.
-  """
-
-  slot: int
-  voice: Voice
-  schedule: Schedule
-  hop: Hop
-  tokens: Sequence[int]
-  seed: int
-  piece: int
-
-  def size(self, chunk: int) -> int:
-    """Tokens in the hop's block: new ones, and for the first hop what is left of the prompt."""
-    rest = len(self.voice.tokens_U) % chunk if self.hop.number == 0 else 0
-    return rest + self.hop.count
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mel:
-  """Frames on the device.
-
-  Attributes:
-    mel_bTM: rows of solved frames.
-    rows: which row belongs to which piece of work.
-    skips: frames of the row before the new ones.
-  """
-
-  mel_bTM: jax.Array
-  rows: list[int]
-  skips: list[int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +59,7 @@ class CachedFlow:
     self.groups = (*(g for g in (1, 4, 16, 64) if g < slots), slots)
     self.state: flow_state.FlowState | None = None
     self.frames = self.tokens = 0
+    self._torn = False  # between the programs of one chunk
     self._done = [0] * slots  # frames of each row that are solved
     self._prepared: OrderedDict[bytes, tuple[flow_state.FlowState, int]] = OrderedDict()  # a prompt's past, its tokens
     self._holds: list[bytes | None] = [None] * slots  # whose prompt's keys stand at the front of the row
@@ -135,7 +92,7 @@ class CachedFlow:
   @property
   def lost(self) -> bool:
     """Whether a failed program took the state with it."""
-    return self.state is not None and self.state.frames_B.is_deleted()
+    return self._torn or (self.state is not None and self.state.frames_B.is_deleted())
 
   @property
   def grown(self) -> bool:
@@ -144,7 +101,7 @@ class CachedFlow:
 
   def reset(self) -> None:
     """Forgets all rows (prepared voices stay); the next one starts from the smallest size."""
-    self.state, self.frames, self.tokens = None, 0, 0
+    self.state, self.frames, self.tokens, self._torn = None, 0, 0, False
     self._holds = [None] * self._slots
 
   def holds(self, slot: int, voice: Voice) -> bool:
@@ -237,12 +194,11 @@ class CachedFlow:
     rows_b = None if everyone else column([row.slot for row in rows], b, fill=self._slots)
     chunk = self._chunk(dict(zip(order, rows, strict=True)), b, size)
     params = self.params
+    kept, x_bTM, self._torn = list(self.state.unet), chunk.noise_bTM, True
     state, guide = self._encode(params, self.state.replace(unet=()), rows_b, chunk)
-    kept, x_bTM = list(self.state.unet), chunk.noise_bTM
-    self.state = state.replace(unet=tuple(kept))
     for i, (t, dt) in enumerate(zip(self._times, np.diff(self._times), strict=False)):
       kept[i], x_bTM = self._step(params, kept[i], guide, x_bTM, t, dt)
-    self.state = state.replace(unet=tuple(kept))
+    self.state, self._torn = state.replace(unet=tuple(kept)), False
     for row in rows:
       self._done[row.slot] += RATE * row.count
     return x_bTM, order
@@ -344,68 +300,3 @@ class CachedFlow:
       }
       self._resizers[key] = Program(f"flow {what}/{frames}", functions[what])
     return self._resizers[key]
-
-
-class Recompute:
-  """Solves the whole sequence again for every hop, as the released code does. Keeps nothing."""
-
-  def __init__(self, stages: Stages, groups: tuple[int, ...]) -> None:
-    self._stages, self.groups = stages, groups
-    self._model, self.params, self._config = stages.modules["flow"], stages.params["flow"], stages.config.flow
-    self._programs: dict[int, Program] = {}  # by frames of a hop
-
-  def _solve_fn(
-    self,
-    frames,
-    params,
-    tokens_BU,
-    lengths_B,
-    ahead_B,
-    prompt_BTM,
-    prompt_lengths_B,
-    speaker_BE,
-    blocks_BU,
-    noise_TM,
-    first_B,
-  ):
-    mel_BTM = generate(
-      self._model, params, tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_TM,
-      chunk=blocks_BU, ahead_B=ahead_B,
-    )  # fmt: skip
-    mel_BTM = jnp.pad(mel_BTM, ((0, 0), (0, frames), (0, 0)))
-    return jax.vmap(lambda mel, first: jax.lax.dynamic_slice_in_dim(mel, first, frames))(mel_BTM, first_B)
-
-  def fits(self, work: Work) -> tuple[int, int]:
-    """The padded sizes, in tokens, of the program that solves a hop: of the sequence, and of the hop."""
-    size = len(work.voice.tokens_U) + work.hop.first + work.hop.count + work.hop.ahead
-    hop = self._config.chunk
-    while hop < work.hop.count:
-      hop *= 2
-    return self._stages.buckets.fit("tokens", size), hop
-
-  def solve(self, works: Sequence[Work]) -> Mel:
-    """Starts solving hops, with all that came before them."""
-    b, c = fit(self.groups, len(works), "rows"), self._config
-    size, hop = (max(sizes) for sizes in zip(*[self.fits(w) for w in works], strict=True))
-    tokens, blocks = [], []
-    for w in works:
-      end = w.hop.first + w.hop.count + w.hop.ahead
-      tokens.append(np.concatenate([w.voice.tokens_U, np.asarray(w.tokens[:end], np.int32)]))
-      masked = w.schedule.blocks(len(w.voice.tokens_U), end, c.chunk)
-      blocks.append(np.zeros_like(masked) if w.schedule.released and w.hop.last else masked)
-    frames = RATE * hop
-    if frames not in self._programs:
-      self._programs[frames] = Program(f"flow again/{frames}", functools.partial(self._solve_fn, frames))
-    mel_bTM = self._programs[frames](
-      self.params,
-      pad(tokens, (b, size), np.int32),
-      column([len(t) for t in tokens], b, fill=1),
-      column([w.hop.ahead for w in works], b),
-      pad([w.voice.mel_TM for w in works], (b, RATE * size, c.mel_bins), np.float32),
-      column([len(w.voice.mel_TM) for w in works], b),
-      pad([w.voice.speaker_E for w in works], (b, c.speaker), np.float32),
-      pad(blocks, (b, size), np.int32),
-      noise_table(RATE * size),
-      column([RATE * (len(w.voice.tokens_U) + w.hop.first) for w in works], b),
-    )
-    return Mel(mel_bTM, list(range(len(works))), [0] * len(works))

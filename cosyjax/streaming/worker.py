@@ -18,16 +18,11 @@ from typing import Any
 
 from cosyjax.config import SAMPLE_RATE
 from cosyjax.errors import BusyError, EngineError
-from cosyjax.schedule import Schedule
+from cosyjax.streaming.job import Job
 from cosyjax.streaming.parts import Parts, Solved
-from cosyjax.streaming.solver import Work
-from cosyjax.streaming.stream import Channel, Packet
-from cosyjax.streaming.utterance import Hop, Inbox, Utterance
-from cosyjax.voice import Voice
+from cosyjax.streaming.stream import Packet
 
 log = logging.getLogger("cosyjax.streaming")
-
-READ_AHEAD = 2  # utterances behind the one that is spoken; more text than that has to wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,70 +36,6 @@ class Stats:
   running: int
   waiting: int
   free_slots: int
-
-
-class Job:
-  """One request while it is served.
-
-  Attributes:
-    voice: the prompt as the flow sees it.
-    utterances: in order; the first is being solved, the first that is not done decoded.
-    inbox: of text that arrives; None if all is known.
-    new_utterance: makes the next one, by its number, for text that arrives.
-  """
-
-  def __init__(
-    self,
-    voice: Voice,
-    seed: int,
-    schedule: Schedule,
-    channel: Channel,
-    inbox: Inbox | None = None,
-    new_utterance: Callable[[int], Utterance] | None = None,
-  ) -> None:
-    self.voice, self.seed, self.schedule, self.channel = voice, seed, schedule, channel
-    self.inbox, self.new_utterance = inbox, new_utterance
-    self.utterances: deque[Utterance] = deque()
-    self.slot = -1
-    self.submitted = time.perf_counter()
-    self.first_packet = 0.0
-    self.samples = self.packets = self.read_utterances = 0
-    self.opened = -1  # number of the utterance that flow and vocoder have begun
-    self.text_ended = inbox is None
-
-  @property
-  def decoding(self) -> Utterance | None:
-    return next((u for u in self.utterances if not u.done), None)
-
-  @property
-  def due(self) -> Hop | None:
-    return self.utterances[0].due() if self.utterances else None
-
-  def work(self) -> Work:
-    """The hop that is due, as flow and vocoder take it."""
-    spoken, hop = self.utterances[0], self.due
-    return Work(self.slot, self.voice, self.schedule, hop, spoken.tokens, self.seed, spoken.number)
-
-  @property
-  def deadline(self) -> float:
-    """When its listener runs out of audio; before everybody else's while there is none."""
-    return self.first_packet + self.samples / SAMPLE_RATE if self.packets else self.submitted - 1e9
-
-  def take_text(self) -> bool:
-    """Hands what has come in to the utterances' rows. Returns whether there was anything."""
-    if self.text_ended or len(self.utterances) > READ_AHEAD:
-      return False
-    items, closed = self.inbox.take()
-    for item in items:
-      if not self.utterances or self.utterances[-1].row.closed:
-        self.utterances.append(self.new_utterance(self.read_utterances))
-        self.read_utterances += 1
-      self.utterances[-1].push(item)
-    if closed:
-      self.text_ended = True
-      if self.utterances and not self.utterances[-1].row.closed:
-        self.utterances[-1].row.close()
-    return bool(items) or closed
 
 
 def _close(worker: "weakref.ref[Worker]") -> None:
@@ -251,6 +182,8 @@ class Worker:
           future.set_result(work(self._free[0]))
         except Exception as error:
           future.set_exception(error)
+          if self._parts.lost:
+            self._fail_all(error)
       elif job is not None:
         self._attempt([job], self._open)
       else:
@@ -260,21 +193,21 @@ class Worker:
 
   def _feed(self) -> bool:
     """Gives the LM what there is to read: rows that begin, then rows that wait for text."""
-    arrived = self._attempt(list(self._jobs), lambda jobs: any([job.take_text() for job in jobs]), together=False)
-    begun = waiting = 0
-    for job in list(self._jobs):
-      spoken = job.decoding
-      if spoken is not None and not spoken.begun and (append := spoken.opening()) is not None:
-        begun += 1
-        row = (append, spoken.row, job.seed, spoken.number)
-        self._attempt([job], lambda jobs, row=row: self._parts.lm.begin(jobs[0].slot, *row))
-    answers = {job: job.decoding.next() for job in self._jobs if job.decoding is not None and job.decoding.waiting}
-    ready = [job for job, append in answers.items() if append is not None]
-    if ready:
-      waiting = len(ready)
-      size = lambda job: job.decoding.row.placed + answers[job].most
-      self._attempt(ready, lambda jobs: self._parts.lm.extend({j.slot: (answers[j], size(j)) for j in jobs}))
-    return any(found for found, _ in arrived) or begun + waiting > 0
+    each = lambda run: self._attempt(list(self._jobs), lambda jobs: run(jobs[0]), together=False)
+    arrived = each(Job.take_text)
+    begun = each(self._begin)
+    answers = {jobs[0]: append for append, jobs in each(Job.answer) if append is not None}
+    size = lambda job: job.decoding.row.placed + answers[job].most
+    self._attempt(list(answers), lambda jobs: self._parts.lm.extend({j.slot: (answers[j], size(j)) for j in jobs}))
+    return any(found for found, _ in [*arrived, *begun]) or bool(answers)
+
+  def _begin(self, job: Job) -> bool:
+    """Starts the LM row of a request's next utterance, if there is enough text for it."""
+    spoken = job.decoding
+    append = spoken.opening() if spoken is not None and not spoken.begun else None
+    if append is not None:
+      self._parts.lm.begin(job.slot, append, spoken.row, job.seed, spoken.number)
+    return append is not None
 
   def _solve(self) -> list[tuple[Solved, list[Job]]]:
     """Starts flow and vocoder on the most urgent hops that are due and fit one program."""
@@ -283,8 +216,16 @@ class Worker:
     due = sorted((job for job in self._jobs if job.due is not None), key=lambda job: job.deadline)
     if not due:
       return []
-    group = self._parts.group([job.work() for job in due])
-    return self._attempt([due[i] for i in group], lambda jobs: self._parts.solve([job.work() for job in jobs]))
+    group = [due[i] for i in self._parts.group([job.work() for job in due])]
+    works = {job: job.work() for job in group}
+    started = []
+    for mel, jobs in self._attempt(group, lambda jobs: self._parts.solve([works[job] for job in jobs])):
+      place = {job: i for i, job in enumerate(jobs)}
+      voice = lambda some, mel=mel, place=place: self._parts.vocode(
+        mel.part([place[job] for job in some]), [works[job] for job in some]
+      )
+      started += self._attempt(jobs, voice)
+    return started
 
   def _decode(self) -> list[tuple[Any, list[Job]]]:
     """Starts LM steps for the rows that run: as many as the first of them needs for its next hop."""
@@ -303,6 +244,8 @@ class Worker:
   def _deliver(self, solved: Solved, jobs: Sequence[Job]) -> None:
     """Hands out the audio of a solved group."""
     for job, work, samples_A in zip(jobs, solved.works, solved.samples(), strict=True):
+      if job not in self._jobs:  # it has failed since
+        continue
       spoken, now = job.utterances[0], time.perf_counter()
       spoken.advance(work.hop)
       if len(samples_A):
@@ -317,7 +260,8 @@ class Worker:
     """Books the tokens that LM steps have brought."""
     found = self._parts.lm.collect(started)
     for job in jobs:
-      self._guard([job], lambda jobs: jobs[0].decoding.take(*found[jobs[0].slot]))
+      if job in self._jobs:
+        self._guard([job], lambda jobs: jobs[0].decoding.take(*found[jobs[0].slot]))
 
   # Ends.
 
