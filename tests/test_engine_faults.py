@@ -66,7 +66,7 @@ STAGES = {  # part, method, and which argument names the slots
 def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, expected, monkeypatch, stage):
   part, name, place = STAGES[stage]
   owner = engine.parts if part == "parts" else getattr(engine.parts, part)
-  original, victim = getattr(owner, name), []
+  original, victim, raised = getattr(owner, name), [], []
   pieces = [TEXT[:10], TEXT[10:]]
   healthy = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
   reference = wave(engine.stream(iter(pieces), voice, seed=1))
@@ -76,6 +76,7 @@ def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, exp
     if stage == "open" and not victim:
       victim.extend(slots)  # the next request that is admitted
     if victim and victim[0] in slots:
+      raised.append(time.monotonic())
       raise RuntimeError(f"injected into {stage}")
     return original(*args)
 
@@ -89,12 +90,11 @@ def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, exp
     monkeypatch.setattr(engine.parts, "open", note)
   monkeypatch.setattr(owner, name, broken)
   failing = engine.stream(iter(pieces), voice, seed=1)
-  start = time.monotonic()
   with pytest.raises(RuntimeError, match="injected"):
     wave(failing)
-  took = time.monotonic() - start
+  print(f"{stage}: told {time.monotonic() - raised[0]:.3f} s after the fault")
   monkeypatch.undo()
-  assert took < 30  # its slot is free at once; the time is that of the hops before the fault
+  assert time.monotonic() - raised[-1] < 1
   for stream in healthy:
     np.testing.assert_allclose(wave(stream), expected, atol=1e-3)
   stats = settled(engine)

@@ -156,25 +156,36 @@ class CachedFlow:
 
   def fits(self, work: Work) -> int:
     """The padded size, in tokens, of the program that solves a hop."""
-    return fit(self.sizes, work.size(self._config.chunk), "tokens in a hop")
+    size = len(work.voice.tokens_U) - self._first(work) + work.hop.count
+    return fit(self.sizes, size, "tokens in a hop")
+
+  def _first(self, work: Work) -> int:
+    """First prompt token that is solved with a hop: all are done, unless it is the first hop."""
+    c, P = self._config.chunk, len(work.voice.tokens_U)
+    whole = P // c * c
+    if work.hop.number:
+      return P
+    # A chunk that had to wait for the first new tokens goes along if there is room.
+    waits = self._done[work.slot] < RATE * whole
+    return whole - c if waits and c + P - whole + work.hop.count <= self.sizes[-1] else whole
 
   def solve(self, works: Sequence[Work]) -> Mel:
     """Starts solving hops, one of each of some slots."""
     chunk, rows, skips, behind = self._config.chunk, [], [], []
+    size = max(self.fits(w) for w in works)
     for w in works:
-      P, end = len(w.voice.tokens_U), w.hop.first + w.hop.count
-      whole = P // chunk * chunk
-      new_U = np.asarray(w.tokens[w.hop.first : end + w.hop.ahead], np.int32)
-      if w.hop.number == 0 and self._done[w.slot] < RATE * whole:
-        behind.append(self._prompt_row(w.slot, w.voice, whole - chunk, chunk, new_U))
-      first = whole if w.hop.number == 0 else P
-      blocks_U = np.full(P - first + w.hop.count, whole // chunk + w.hop.number)
+      P, first = len(w.voice.tokens_U), self._first(w)
+      new_U = np.asarray(w.tokens[w.hop.first : w.hop.first + w.hop.count + w.hop.ahead], np.int32)
+      if w.hop.number == 0 and self._done[w.slot] < RATE * first:
+        behind.append(self._prompt_row(w.slot, w.voice, first - chunk, chunk, new_U))
+      number = P // chunk + w.hop.number
+      blocks_U = np.concatenate([np.arange(first, P) // chunk, np.full(w.hop.count, number)])
       tokens_U = np.concatenate([w.voice.tokens_U[first:], new_U])
       rows.append(_Row(w.slot, tokens_U, len(blocks_U), blocks_U, w.voice.mel_TM[RATE * first :], w.voice))
       skips.append(RATE * (P - first))
     if behind:
       self._run(behind, fit(self.sizes, chunk, "tokens in a chunk"))
-    mel_bTM, order = self._run(rows, max(self.fits(w) for w in works))
+    mel_bTM, order = self._run(rows, size)
     return Mel(mel_bTM, order, skips)
 
   def _prompt_row(self, slot: int, voice: Voice, first: int, count: int, after_U: np.ndarray | None = None) -> "_Row":

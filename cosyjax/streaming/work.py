@@ -31,11 +31,6 @@ class Work:
   seed: int
   piece: int
 
-  def size(self, chunk: int) -> int:
-    """Tokens in the hop's block: new ones, and for the first hop what is left of the prompt."""
-    rest = len(self.voice.tokens_U) % chunk if self.hop.number == 0 else 0
-    return rest + self.hop.count
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mel:
