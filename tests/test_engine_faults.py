@@ -125,23 +125,20 @@ def test_an_error_of_the_text_ends_the_stream(engine, voice):
   assert settled(engine).free_slots == 16
 
 
-def test_lost_device_state_fails_what_runs_and_the_engine_goes_on(talker, voice, monkeypatch):
-  with cosyjax.Engine(talker, slots=2, seconds=5.0) as engine:
-    first = wave(engine.stream(TEXT, voice, seed=1))
-    solve = engine.parts.flow.solve
+def test_lost_device_state_fails_what_runs_and_the_engine_goes_on(engine, voice, expected, monkeypatch):
+  def dies(works):
+    engine.parts.flow.state.frames_B.delete()
+    raise RuntimeError("the device fell over")
 
-    def dies(works):
-      engine.parts.flow.state.frames_B.delete()
-      raise RuntimeError("the device fell over")
-
-    monkeypatch.setattr(engine.parts.flow, "solve", dies)
-    streams = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
-    for stream in streams:
-      with pytest.raises(RuntimeError, match="fell over"):
-        wave(stream)
-    monkeypatch.setattr(engine.parts.flow, "solve", solve)
-    assert settled(engine).failed == 2
-    np.testing.assert_array_equal(wave(engine.stream(TEXT, voice, seed=1)), first)
+  before = settled(engine)
+  monkeypatch.setattr(engine.parts.flow, "solve", dies)
+  streams = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
+  for stream in streams:
+    with pytest.raises(RuntimeError, match="fell over"):
+      wave(stream)
+  monkeypatch.undo()
+  assert settled(engine).failed == before.failed + 2
+  np.testing.assert_allclose(wave(engine.stream(TEXT, voice, seed=1)), expected, atol=1e-3)
 
 
 def test_cancelled_and_dropped_streams_free_their_slots(engine, voice):
@@ -251,9 +248,18 @@ def test_a_schedule_beyond_the_engines_hops_is_refused(engine, voice):
     engine.stream(TEXT, voice, schedule=cosyjax.Schedule(60, (60,)))
 
 
-def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
+@pytest.fixture(scope="module")
+def warm(talker):
+  """Four streams at once, everything compiled."""
+  with cosyjax.Engine(talker, slots=4, queue=200, seconds=10.0) as engine:
+    engine.warm_up(prefix=256, cache=512, seconds=8.0, prompt=4.0)
+    yield engine
+
+
+@pytest.mark.long
+def test_two_hundred_mixed_requests_half_of_them_cancelled(warm, voice):
   """Slots all free, every request accounted for, nothing compiled, memory as before."""
-  texts = ["One.", "One two three.", ["One ", "two ", "three."], "你好。", ["你", "好。"]]
+  texts = [TEXT, [TEXT], "One.", "One two three.", ["One ", "two ", "three."], "你好。", ["你", "好。"]]
   options = [{}, {"mode": "cross_lingual"}, {"instruction": "fast"}, {"schedule": "lowest"}]
   short = cosyjax.Voice(voice.speaker_E, voice.tokens_U[:30], voice.mel_TM[:60], voice.transcript)
   rng = random.Random(0)
@@ -263,14 +269,13 @@ def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
 
   def request(number):
     text, choice, v = cases[number]
-    return engine.stream(text if isinstance(text, str) else iter(text), v, seed=number, **choice)
+    return warm.stream(text if isinstance(text, str) else iter(text), v, seed=number, **choice)
 
-  engine.warm_up(prefix=256, cache=512, seconds=5.0, prompt=4.0)
   for v in (voice, short):
-    engine.prepare(v)
-  wave(engine.stream("One.", short))
-  before, memory = settled(engine), at_rest(engine)
-  started = threading.Semaphore(24)
+    warm.prepare(v)
+  wave(warm.stream("One.", short))
+  before, memory = settled(warm), at_rest(warm)
+  started = threading.Semaphore(12)
 
   def serve(number):
     with started, request(number) as stream:
@@ -285,10 +290,10 @@ def test_two_hundred_mixed_requests_half_of_them_cancelled(engine, voice):
       thread.start()
     for thread in threads:
       thread.join()
-    after = settled(engine)
+    after = settled(warm)
   assert counter.count == 0
-  assert after.free_slots == 16 and after.failed == before.failed
+  assert after.free_slots == 4 and after.failed == before.failed
   assert after.submitted - before.submitted == 200
   assert after.done + after.cancelled - before.done - before.cancelled == 200
   assert after.cancelled - before.cancelled > 50
-  assert sum(at_rest(engine).values()) <= sum(memory.values())
+  assert sum(at_rest(warm).values()) <= sum(memory.values())

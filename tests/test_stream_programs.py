@@ -331,6 +331,7 @@ def test_bad_flags(run, args):
 # infer.benchmark --stream.
 
 
+@pytest.mark.long
 def test_stream_benchmark_prints_every_figure(tmp_path, capsys):
   out, png = tmp_path / "b.json", tmp_path / "b.png"
   sizes = ["--requests", "2", "--prompt-seconds", "1.2", "--text-ids", "12", "--ratio", "3", "--chunks", "3"]

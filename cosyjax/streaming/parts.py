@@ -84,8 +84,7 @@ class VocoderRows:
     """Starts on the frames of a group: audio [b, A] and samples in each row, on the device."""
     b = mel.mel_bTM.shape[0]
     spread = lambda values, fill=0, dtype=np.int32: _spread(values, mel.rows, b, fill, dtype)
-    everyone = b == self._slots and mel.rows == [w.slot for w in works]
-    rows_b = None if everyone else spread([w.slot for w in works], fill=self._slots)
+    rows_b = spread([w.slot for w in works], fill=self._slots)
     args = [rows_b, mel.mel_bTM, spread(mel.skips), spread([RATE * w.hop.count for w in works])]
     args += [spread([getattr(w, name) for w in works], dtype=np.uint32) for name in ("seed", "piece")]
     if any(w.hop.last for w in works):
@@ -101,12 +100,10 @@ class VocoderRows:
     state = jax.eval_shape(self._empty.function, params)
     yield self._open, [state, shape((1,))]
     for b, size in itertools.product(self._groups, sizes):
-      rows = [None] if b == self._slots else []
-      for rows_b in [*rows, shape((b,))]:
-        args = [state, rows_b, shape((b, RATE * size, mel_bins), np.float32), shape((b,)), shape((b,))]
-        args += [shape((b,), np.uint32)] * 2
-        yield self._steps[False], args
-        yield self._steps[True], [*args, shape((b,), np.bool_)]
+      args = [state, shape((b,)), shape((b, RATE * size, mel_bins), np.float32), shape((b,)), shape((b,))]
+      args += [shape((b,), np.uint32)] * 2
+      yield self._steps[False], args
+      yield self._steps[True], [*args, shape((b,), np.bool_)]
 
 
 def _spread(values: Sequence[Any], rows: Sequence[int], batch: int, fill: Any, dtype: Any) -> np.ndarray:
