@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import time
 
 import jax
 import numpy as np
@@ -220,9 +221,16 @@ def test_released_schedule_solves_its_last_hop_with_full_attention(engine, talke
   np.testing.assert_allclose(streamed[: 480 * (first - 2)], chunked[: 480 * (first - 2)], atol=1e-3)
 
 
-def test_streams_grow_without_end(engine, voice):
-  """Several times what the engine has room for at first; the result is that of an engine with room for all."""
+def test_streams_grow_without_end(engine, voice, monkeypatch):
+  """Several times what the engine has room for at first; room already grown gives the same, and is given back."""
   text = ["Words and words, and more of them. "] * 6
+  monkeypatch.setattr(engine.parts, "shrink", lambda: None)
   grown = wave(engine.stream(text, voice, seed=4))
   assert engine.parts.flow.frames > 256
   np.testing.assert_allclose(wave(engine.stream(text, voice, seed=4)), grown, atol=1e-3)
+  monkeypatch.undo()
+  assert len(wave(engine.stream("One.", voice)))
+  end = time.monotonic() + 30
+  while engine.parts.flow.frames > 256 and time.monotonic() < end:
+    time.sleep(0.05)
+  assert engine.parts.flow.frames <= 256
