@@ -47,3 +47,11 @@ class BusyError(CosyError, RuntimeError):
 
 class EngineError(CosyError, RuntimeError):
   """A streaming engine that is closed, or that lost its state on the device."""
+
+
+class DataError(CosyError, ValueError):
+  """A corpus, a manifest or a feature file that cannot be used."""
+
+
+class TrainingError(CosyError, RuntimeError):
+  """A training run that cannot go on: ten steps in a row without finite gradients, or corrupt data beyond measure."""
