@@ -5,18 +5,20 @@ axes data, fsdp and tensor; any may have size 1. Nothing else in the library kno
 devices.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import unbox
 
 MESH_AXES = ("data", "fsdp", "tensor")
+ROW_AXES = ("data", "fsdp")  # the rows of a batch are spread over both
 
 RULES: tuple[tuple[str, str | None], ...] = (
   ("embed", "fsdp"),
@@ -49,6 +51,22 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
   return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+  """Sizes of the mesh axes with -1, which at most one of them may be, replaced by what is left.
+
+  Raises:
+    ConfigError: two are -1, one is below 1, or the devices do not divide.
+  """
+  sizes = [data, fsdp, tensor]
+  text = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    raise ConfigError(f"mesh {text}: expected sizes of 1 or more, at most one of them -1 (what is left)")
+  known = int(np.prod([size for size in sizes if size != -1]))
+  if devices % known or (-1 not in sizes and known != devices):
+    raise ConfigError(f"mesh {text} does not fit {devices} devices")
+  return tuple(devices // known if size == -1 else size for size in sizes)
+
+
 def shardings_of(abstract: Any, mesh: Mesh) -> Any:
   """Tree of `NamedSharding` for an abstract (boxed) parameter tree.
 
@@ -65,6 +83,69 @@ def shardings_of(abstract: Any, mesh: Mesh) -> Any:
   def fit(leaf: Any, sharding: NamedSharding) -> NamedSharding:
     spec = tuple(sharding.spec) + (None,) * (len(leaf.shape) - len(sharding.spec))
     kept = [a if a is None or size % mesh.shape[a] == 0 else None for size, a in zip(leaf.shape, spec, strict=True)]
-    return NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+    return NamedSharding(mesh, PartitionSpec(*kept))
 
   return jax.tree.map(fit, unbox(abstract), specs)
+
+
+def traced_under(mesh: Mesh, function: Callable) -> Callable:
+  """`function`, to be jitted: while it is traced, `cosyjax.layers.constrain` knows the mesh."""
+
+  @functools.wraps(function)
+  def wrapped(*args: Any, **kwargs: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args, **kwargs)
+
+  return wrapped
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows (the first axis) over data and fsdp; the same on every device along tensor."""
+  return NamedSharding(mesh, PartitionSpec(ROW_AXES))
+
+
+def row_count(mesh: Mesh) -> int:
+  """How many parts the rows of a batch are spread over: a batch's rows are a multiple of it."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def process_share(mesh: Mesh) -> tuple[int, int]:
+  """(p, P): this process reads the p-th of P equal parts of each batch's rows.
+
+  Processes that hold the same rows (a tensor axis wider than one machine) read the same part.
+
+  Raises:
+    ConfigError: the rows of this process are not one aligned run.
+  """
+  process = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+  mine = np.flatnonzero((process == jax.process_index()).any(axis=2).reshape(-1))
+  rows, size = row_count(mesh), len(mine)
+  if rows % size or mine[0] % size or mine[-1] - mine[0] + 1 != size:
+    raise ConfigError(
+      f"mesh {dict(mesh.shape)}: process {jax.process_index()} holds row parts {mine.tolist()} of {rows}"
+    )
+  return int(mine[0]) // size, rows // size
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Global arrays of this process's rows. The leaf "key" and scalars go to every device.
+
+  Args:
+    batch: NumPy arrays; the first axis is this process's rows, see `process_share`.
+    mesh: from `make_mesh`.
+
+  Raises:
+    ConfigError: the mesh does not divide the rows.
+  """
+  shares, rows, everywhere = process_share(mesh)[1], batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+  out = {}
+  for name, x in batch.items():
+    x = np.asarray(x)
+    if name == "key" or x.ndim == 0:
+      out[name] = jax.make_array_from_process_local_data(everywhere, x, x.shape)
+      continue
+    shape = (x.shape[0] * shares, *x.shape[1:])
+    if shape[0] % row_count(mesh):
+      raise ConfigError(f"batch {name!r}: {shape[0]} rows do not divide over {row_count(mesh)} parts of the mesh")
+    out[name] = jax.make_array_from_process_local_data(rows, x, shape)
+  return out

@@ -126,7 +126,7 @@ def test_stacked_layers_equal_separate_ones(lm, forward, golden):
   rows = golden_rows(golden("lm_mixed"), model.config, (1, 0, 1))
   args = (rows.ids_BL, rows.kinds_BL, rows.lengths_B)
   stacked = stack_layers(params)
-  model_scan = TextSpeechLM(model.config, scan=True, remat=True)
+  model_scan = TextSpeechLM(model.config, scan=True, remat="full")
   shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
   assert shapes(stacked) == shapes(unbox(abstract(model_scan)))
 

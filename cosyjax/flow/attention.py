@@ -27,7 +27,9 @@ def mask_bias(mask_BTS: jax.Array) -> jax.Array:
   return jax.lax.optimization_barrier(jnp.where(mask_BTS, 0.0, MASKED)[:, None])
 
 
-def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, bias: jax.Array) -> jax.Array:
+def attend(
+  q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, bias: jax.Array, *, training: bool = False
+) -> jax.Array:
   """softmax(q k / sqrt(H) + bias) v, scores and softmax in float32.
 
   Args:
@@ -35,12 +37,20 @@ def attend(q_BTNH: jax.Array, k_BSNH: jax.Array, v_BSNH: jax.Array, bias: jax.Ar
     k_BSNH: keys.
     v_BSNH: values.
     bias: float32 [B, 1 or N, T, S], from `mask_bias`, with or without a part by distance.
+    training: in one piece wherever it runs, and the weights are computed again for the backward
+      pass instead of kept: they are by far the largest arrays of a block. In half precision on
+      GPUs cuDNN's fused kernel does it where the bias is a mask alone.
 
   Returns:
     [B, T, N, H] in the dtype of the values.
   """
   batch, queries, heads, width = q_BTNH.shape
+  if training and bias.shape[1] == 1 and v_BSNH.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+    bias = jnp.maximum(bias, jnp.finfo(jnp.bfloat16).min / 2).astype(jnp.bfloat16)
+    return jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, bias, implementation="cudnn")
   q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTNH * (1.0 / math.sqrt(width)), k_BSNH, v_BSNH))
+  if training:
+    return jax.checkpoint(_attend)(q, k, v, bias).transpose(0, 2, 1, 3)
   many = batch * heads * queries * k.shape[2] > CPU_SCORES
   y = (_in_pieces if jax.default_backend() == "cpu" and many and batch <= CPU_PIECES else _attend)(q, k, v, bias)
   return y.transpose(0, 2, 1, 3)

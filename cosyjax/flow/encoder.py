@@ -18,6 +18,8 @@ from cosyjax.flow.attention import attend, mask_bias
 from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
+from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.stack import run_layers
 
 RATE = 2  # mel frames per token
 
@@ -80,6 +82,7 @@ class RelativeAttention(nn.Module):
 
   heads: int
   dtype: Any = jnp.float32
+  training: bool = False
 
   @nn.compact
   def __call__(
@@ -100,7 +103,7 @@ class RelativeAttention(nn.Module):
       p, product = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1]), "btnh,brnh->bntr"
     distance_BNTR = jnp.einsum(product, q_BTNH + by_position, p, preferred_element_type=jnp.float32)
     bias_BNTS = mask_B1TS + relative_shift(distance_BNTR) * (1.0 / math.sqrt(shape[1]))
-    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, bias_BNTS)
+    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, bias_BNTS, training=self.training)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
 
 
@@ -109,14 +112,17 @@ class EncoderBlock(nn.Module):
 
   config: FlowEncoderConfig
   dtype: Any = jnp.float32
+  training: bool = False
 
   @nn.compact
   def __call__(
     self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array, past: NoPast | Past = NO_PAST
   ) -> jax.Array:
     c = self.config
+    x_BTD = shard_rows(x_BTD) if self.training else x_BTD
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
-    x_BTD = x_BTD + RelativeAttention(c.heads, self.dtype, name="attention")(y_BTD, mask_B1TS, positions_RD, past)
+    attention = RelativeAttention(c.heads, self.dtype, self.training, name="attention")
+    x_BTD = x_BTD + attention(y_BTD, mask_B1TS, positions_RD, past)
     y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
     y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
     return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
@@ -149,10 +155,19 @@ class LookAhead(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-  """Embedded tokens at 25 Hz to features at 50 Hz."""
+  """Embedded tokens at 25 Hz to features at 50 Hz.
+
+  Attributes:
+    config: sizes.
+    dtype: compute type.
+    training: blocks stacked under `block` and `up_block`, as `cosyjax.layers.stack` stacks them.
+    remat: what of each block the backward pass computes again, a name of `cosyjax.training.remat`.
+  """
 
   config: FlowEncoderConfig
   dtype: Any = jnp.float32
+  training: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -187,8 +202,9 @@ class TokenEncoder(nn.Module):
     x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, past)
     mask_B1US = mask_bias(past.mask(blocks_BU))
     positions_RD = positions_up_to(mask_B1US, c.width)
-    for i in range(c.blocks):
-      x_BUD = EncoderBlock(c, self.dtype, name=f"block_{i}")(x_BUD, mask_B1US, positions_RD, past)
+    args = (c, self.dtype, self.training)
+    layout = {"stacked": self.training, "remat": self.remat}
+    x_BUD = run_layers(EncoderBlock, args, c.blocks, "block", x_BUD, mask_B1US, positions_RD, past, **layout)
 
     past = past.faster(RATE)
     x_BTD = past.pad(self, jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
@@ -196,8 +212,7 @@ class TokenEncoder(nn.Module):
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
     mask_B1TS = mask_bias(past.mask(masks.repeat_blocks(blocks_BU, RATE)))
     positions_RD = positions_up_to(mask_B1TS, c.width)
-    for i in range(c.up_blocks):
-      x_BTD = EncoderBlock(c, self.dtype, name=f"up_block_{i}")(x_BTD, mask_B1TS, positions_RD, past)
+    x_BTD = run_layers(EncoderBlock, args, c.up_blocks, "up_block", x_BTD, mask_B1TS, positions_RD, past, **layout)
     return LayerNorm(name="norm")(x_BTD)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
 
+KINDS = ("l1", "squared")
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]  # (x_BTM, t_B) -> v_BTM
 
 
@@ -34,8 +35,10 @@ def interpolate(
   return (1.0 - (1.0 - sigma_min) * t_B11) * noise_BTM + t_B11 * x1_BTM, x1_BTM - (1.0 - sigma_min) * noise_BTM
 
 
-def loss(prediction_BTM: jax.Array, target_BTM: jax.Array, lengths_B: jax.Array, kind: str = "l1") -> jax.Array:
-  """Mean difference of two velocities over the valid frames of the whole batch.
+def row_sums(
+  prediction_BTM: jax.Array, target_BTM: jax.Array, lengths_B: jax.Array, kind: str = "l1"
+) -> tuple[jax.Array, jax.Array]:
+  """Difference of two velocities, summed over the valid frames of each row.
 
   Args:
     prediction_BTM: of the network.
@@ -43,16 +46,24 @@ def loss(prediction_BTM: jax.Array, target_BTM: jax.Array, lengths_B: jax.Array,
     lengths_B: frames in each row.
     kind: "l1" (the paper) or "squared" (what the released training code computes).
 
+  Returns:
+    (sums, how many numbers each is the sum of), float32 [B] each.
+
   Raises:
     ConfigError: another kind.
   """
-  if kind not in ("l1", "squared"):
+  if kind not in KINDS:
     raise ConfigError(f"loss kind: expected 'l1' or 'squared', found {kind!r}")
   difference = prediction_BTM.astype(jnp.float32) - target_BTM.astype(jnp.float32)
   difference = jnp.abs(difference) if kind == "l1" else jnp.square(difference)
   valid_BT1 = padding_mask(lengths_B, difference.shape[1])[..., None]
-  count = jnp.maximum(jnp.sum(lengths_B), 1) * difference.shape[2]
-  return jnp.sum(jnp.where(valid_BT1, difference, 0.0)) / count
+  return jnp.sum(jnp.where(valid_BT1, difference, 0.0), axis=(1, 2)), lengths_B * jnp.float32(difference.shape[2])
+
+
+def loss(prediction_BTM: jax.Array, target_BTM: jax.Array, lengths_B: jax.Array, kind: str = "l1") -> jax.Array:
+  """Mean difference of two velocities over the valid frames of the whole batch; see `row_sums`."""
+  sums_B, counts_B = row_sums(prediction_BTM, target_BTM, lengths_B, kind)
+  return jnp.sum(sums_B) / jnp.maximum(jnp.sum(counts_B), 1.0)
 
 
 def guided(with_condition: jax.Array, without: jax.Array, guidance: float | jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.basic import dense, embed, normalise_l2
 from cosyjax.layers.masks import repeat_blocks
+from cosyjax.layers.stack import stack_layers, unstack_layers
 
 
 class Flow(nn.Module):
@@ -19,18 +20,27 @@ class Flow(nn.Module):
 
   `encode` and `project_speaker` run once a request, `velocity` once a solver step; calling
   the module runs all three, which is one training step's prediction.
+
+  Attributes:
+    config: sizes.
+    dtype: compute type; parameters are float32.
+    training: stacked layout of the parameters, see `stack` and `unstack`; compiles each kind of
+      layer once.
+    remat: what of each block the backward pass computes again, a name of `cosyjax.training.remat`.
   """
 
   config: FlowConfig
   dtype: Any = jnp.float32
+  training: bool = False
+  remat: str = "none"
 
   def setup(self) -> None:
     c = self.config
     self.token_embedding = embed(c.codes, c.token_width, ("vocab", "embed"), dtype=self.dtype)
-    self.encoder = TokenEncoder(c.encoder, self.dtype)
+    self.encoder = TokenEncoder(c.encoder, self.dtype, self.training, self.remat)
     self.to_mel = dense(c.mel_bins, ("embed", None), dtype=self.dtype)
     self.speaker = dense(c.mel_bins, (None, None), precision=jax.lax.Precision.HIGHEST)
-    self.unet = UNet(c.unet, self.dtype)
+    self.unet = UNet(c.unet, self.dtype, self.training, self.remat)
 
   def encode(
     self,
@@ -94,6 +104,23 @@ class Flow(nn.Module):
       speaker_BM = jnp.where(keep_B[:, None], speaker_BM, 0.0)
     blocks = repeat_blocks(blocks, RATE)
     return self.velocity(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, RATE * token_lengths_B, blocks)
+
+
+STACKS = ("block", "up_block", "mid")  # names of what is repeated; a stage of `mid` holds a `block` stack itself
+
+
+def stack(params: dict[str, Any]) -> dict[str, Any]:
+  """Parameters for `training=True` from separate layers, as models are stored."""
+  for name in STACKS:
+    params = stack_layers(params, name)
+  return params
+
+
+def unstack(params: dict[str, Any]) -> dict[str, Any]:
+  """Inverse of `stack`."""
+  for name in reversed(STACKS):
+    params = unstack_layers(params, name)
+  return params
 
 
 def mel_lengths(config: FlowConfig, token_lengths_B: jax.Array, final: bool | jax.Array = True) -> jax.Array:

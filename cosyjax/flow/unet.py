@@ -18,6 +18,8 @@ from cosyjax.flow.attention import attend, mask_bias
 from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense
+from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.stack import run_layers
 
 KERNEL = 3  # frames
 
@@ -97,14 +99,16 @@ class TransformerBlock(nn.Module):
 
   config: UNetConfig
   dtype: Any = jnp.float32
+  training: bool = False
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
     c = self.config
+    x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH, k_BTNH, v_BTNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask_B1TS)
+    y_BTNH = attend(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask_B1TS, training=self.training)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -117,22 +121,33 @@ class Stage(nn.Module):
 
   config: UNetConfig
   dtype: Any = jnp.float32
+  training: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(
     self, x_BTC: jax.Array, time_BF: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST
   ) -> jax.Array:
+    x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, past)
-    for i in range(self.config.blocks):
-      x_BTC = TransformerBlock(self.config, self.dtype, name=f"block_{i}")(x_BTC, mask_B1TS, past)
-    return x_BTC
+    args, layout = (self.config, self.dtype, self.training), {"stacked": self.training, "remat": self.remat}
+    return run_layers(TransformerBlock, args, self.config.blocks, "block", x_BTC, mask_B1TS, past, **layout)
 
 
 class UNet(nn.Module):
-  """v(x_t, t | mu, speaker, cond): the derivative of the mel along the flow (paper 2.4)."""
+  """v(x_t, t | mu, speaker, cond): the derivative of the mel along the flow (paper 2.4).
+
+  Attributes:
+    config: sizes.
+    dtype: compute type.
+    training: stages and blocks stacked under `mid` and `block`, as `cosyjax.layers.stack` stacks them.
+    remat: what of each transformer block the backward pass computes again, a name of `cosyjax.training.remat`.
+  """
 
   config: UNetConfig
   dtype: Any = jnp.float32
+  training: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -168,12 +183,12 @@ class UNet(nn.Module):
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
-    skip_BTC = Stage(c, self.dtype, name="down")(x_BTC, time_BF, mask_B1TS, past)
+    args = (c, self.dtype, self.training, self.remat)
+    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask_B1TS, past)
     x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, past)
-    for i in range(c.mid_stages):
-      x_BTC = Stage(c, self.dtype, name=f"mid_{i}")(x_BTC, time_BF, mask_B1TS, past)
+    x_BTC = run_layers(Stage, args, c.mid_stages, "mid", x_BTC, time_BF, mask_B1TS, past, stacked=self.training)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(c, self.dtype, name="up")(x_BTC, time_BF, mask_B1TS, past)
+    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask_B1TS, past)
     x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, past)
     x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, past)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)

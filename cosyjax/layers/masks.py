@@ -4,6 +4,8 @@ Frames belong to blocks, and frame i may see frame j when `block[j] <= block[i]`
 of equal size counted from the first prompt frame give the paper's four masks (2.4):
 non-causal (one block), full-causal (size 1), chunk-M and chunk-2M. Unequal blocks are a
 stream's schedule. Padding is a frame that nobody sees.
+
+Packed rows of the language model hold several utterances, told apart by their segments.
 """
 
 import jax
@@ -69,3 +71,22 @@ def block_mask(
 def causal_mask(query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
   """True where `key <= query`: positions are blocks of one frame. See `block_mask`."""
   return block_mask(query_positions, key_positions)
+
+
+def segment_mask(
+  query_segments: jax.Array, key_segments: jax.Array | None = None, *, start: int | jax.Array = 0
+) -> jax.Array:
+  """True where a query of a packed row may see a key: in the same segment, and not later.
+
+  Args:
+    query_segments: int32 [..., Q], segment of the positions `start`, `start + 1`, ... of a row. Padding has a
+      segment of its own, 0.
+    key_segments: int32 [..., S], segments of the positions 0, 1, ...; the queries' own if None.
+    start: position of the first query.
+
+  Returns:
+    bool [..., Q, S]. Every query sees itself, padding too.
+  """
+  key_segments = query_segments if key_segments is None else key_segments
+  causal = causal_mask(start + jnp.arange(query_segments.shape[-1]), jnp.arange(key_segments.shape[-1]))
+  return causal & (query_segments[..., :, None] == key_segments[..., None, :])

@@ -8,11 +8,13 @@ one layer is compiled, whatever their number. Values are the same, bit for bit.
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.errors import CheckpointError
+from cosyjax.training.remat import remat as wrap
 
 Tree = dict[str, Any]
 
@@ -62,6 +64,52 @@ def unstack_layers(params: Tree, name: str = "layers") -> Tree:
         raise CheckpointError(f"stack of layers {name}: arrays of different leading sizes {sorted(counts)}")
       out |= {f"{name}_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], value) for i in range(counts.pop())}
   return out
+
+
+def run_layers(
+  kind: type[nn.Module],
+  settings: tuple,
+  count: int,
+  name: str,
+  x: Any,
+  *shared: Any,
+  stacked: bool,
+  remat: str = "none",
+) -> Any:
+  """Runs `count` layers `kind(*settings)` one after the other, each `(x, *shared) -> x`, inside a compact method.
+
+  Args:
+    kind, settings: module class and what it is made of.
+    count: number of layers.
+    name: they are `name_0`, `name_1`, ..., or `name` if stacked.
+    x, shared: what the first layer takes; `shared` goes to all.
+    stacked: layout of the parameters.
+    remat: what the backward pass computes again, a name of `cosyjax.training.remat`.
+  """
+  kind = wrap(kind, remat, prevent_cse=not stacked)
+  if stacked:
+    body = lambda layer, x, *shared: (layer(x, *shared), None)
+    # Stacks may lie in stacks, and a parameter cannot name one axis twice: these have no name.
+    return scanned(body, count, None)(kind(*settings, name=name), x, *shared)[0]
+  for i in range(count):
+    x = kind(*settings, name=f"{name}_{i}")(x, *shared)
+  return x
+
+
+def scanned(layer: Any, count: int, axis: str | None = "layers") -> Any:
+  """`nn.scan` of a layer over stacked parameters. Takes a module class, or a function whose first argument is a module.
+
+  Called with (carry, what all layers share ...) it runs the layers one after the other; each returns
+  (carry, result or None). `axis` is the logical name of the parameters' new axis.
+  """
+  return nn.scan(
+    layer,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=nn.broadcast,
+    length=count,
+    metadata_params={nn.PARTITION_NAME: axis},
+  )
 
 
 def _stack(*leaves: Any) -> Any:

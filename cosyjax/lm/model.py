@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import LMConfig
-from cosyjax.layers.basic import Dtype, embed
+from cosyjax.errors import ConfigError
+from cosyjax.layers.basic import Dtype, dense, embed, normalise_l2
+from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import padding_mask
 from cosyjax.lm.qwen2 import Cache, Linear, Qwen2
-from cosyjax.lm.sequence import SPECIAL, SPEECH, TEXT
+from cosyjax.lm.sequence import SPEAKER, SPECIAL, SPEECH, TEXT
 
 
 class TextSpeechLM(nn.Module):
@@ -21,13 +23,16 @@ class TextSpeechLM(nn.Module):
     config: sizes.
     dtype: compute type of the stack; logits are float32.
     scan, remat, fused: layout and rematerialisation of the stack, see `Qwen2`.
+    speaker: for the ablation of paper Table 7, length E of the speaker vectors that training rows
+      carry at a position of their own; 0, as the model is meant to be: none, and no parameters for it.
   """
 
   config: LMConfig
   dtype: Dtype = jnp.float32
   scan: bool = False
-  remat: bool = False
+  remat: str = "none"
   fused: bool = False
+  speaker: int = 0
 
   def setup(self):
     c = self.config
@@ -36,6 +41,8 @@ class TextSpeechLM(nn.Module):
     self.speech_embedding = embed(c.speech_vocab, c.width, ("vocab", "embed"))
     self.stack = Qwen2(c, self.dtype, self.scan, self.remat, self.fused)
     self.head = Linear((c.speech_vocab,), ("vocab", "embed"), bias=True)
+    if self.speaker:
+      self.speaker_projection = dense(c.width, (None, "embed"))
 
   def embed(self, ids_BL: jax.Array, kinds_BL: jax.Array) -> jax.Array:
     """Input vectors [B, L, D] of tokens given by id and kind."""
@@ -48,19 +55,69 @@ class TextSpeechLM(nn.Module):
     """Scores of the C+3 speech ids, float32 [..., C+3]."""
     return self.head(hidden.astype(jnp.float32))
 
-  def __call__(self, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    ids_BL: jax.Array,
+    kinds_BL: jax.Array,
+    lengths_B: jax.Array | None = None,
+    *,
+    segments_BL: jax.Array | None = None,
+    positions_BL: jax.Array | None = None,
+    speaker_BSE: jax.Array | None = None,
+  ) -> jax.Array:
     """Logits at every position, for training.
+
+    Rows hold one utterance each (then give `lengths_B`) or several, packed (then give
+    `segments_BL` and `positions_BL`). No token attends across utterances.
 
     Args:
       ids_BL, kinds_BL: int32; padding follows a row's tokens and changes no valid position.
       lengths_B: valid positions. What the stack gives for the others is set to zero, so that
         no gradient comes from them.
+      segments_BL: int32, utterance of each position, counted from 1 in its row; 0 is padding.
+      positions_BL: int32, position in its utterance, from 0.
+      speaker_BSE: speaker vector of each utterance of a row, if the model has a place for it.
 
     Returns:
       float32 [B, L, C+3]: position i scores the token at i + 1.
+
+    Raises:
+      ConfigError: both or neither of lengths and segments, or speakers where there is no place, or the reverse.
     """
-    hidden_BLD, _ = self.stack(self.embed(ids_BL, kinds_BL), _positions(ids_BL))
-    return self.logits(jnp.where(padding_mask(lengths_B, ids_BL.shape[1])[..., None], hidden_BLD, 0.0))
+    return self.logits(
+      self.hidden(ids_BL, kinds_BL, lengths_B, segments_BL=segments_BL, positions_BL=positions_BL,
+                  speaker_BSE=speaker_BSE)
+    )  # fmt: skip
+
+  def hidden(
+    self,
+    ids_BL: jax.Array,
+    kinds_BL: jax.Array,
+    lengths_B: jax.Array | None = None,
+    *,
+    segments_BL: jax.Array | None = None,
+    positions_BL: jax.Array | None = None,
+    speaker_BSE: jax.Array | None = None,
+  ) -> jax.Array:
+    """What `__call__` makes logits of, [B, L, D], zero in padding: for `cosyjax.lm.loss.scores`, which saves memory."""
+    if (lengths_B is None) == (segments_BL is None):
+      raise ConfigError("training rows: expected either lengths_B, or segments_BL and positions_BL")
+    if segments_BL is None:
+      segments_BL = padding_mask(lengths_B, ids_BL.shape[1]).astype(jnp.int32)
+    positions_BL = _positions(ids_BL) if positions_BL is None else positions_BL
+    x_BLD = self.embed(ids_BL, kinds_BL)
+    if (speaker_BSE is None) != (self.speaker == 0):
+      found = "none" if speaker_BSE is None else f"some of shape {speaker_BSE.shape}"
+      raise ConfigError(f"speaker vectors: the model is built for a length of {self.speaker}, {found} given")
+    if self.speaker:
+      x_BLD = jnp.where((kinds_BL == SPEAKER)[..., None], self._speakers(segments_BL, speaker_BSE), x_BLD)
+    hidden_BLD, _ = self.stack(shard_rows(x_BLD), positions_BL, segments_BL=segments_BL)
+    return shard_rows(jnp.where((segments_BL > 0)[..., None], hidden_BLD, 0.0))
+
+  def _speakers(self, segments_BL: jax.Array, speaker_BSE: jax.Array) -> jax.Array:
+    """Projected speaker vector of every position's utterance: [B, L, D]."""
+    vectors_BSD = self.speaker_projection(normalise_l2(speaker_BSE))
+    return jnp.take_along_axis(vectors_BSD, jnp.maximum(segments_BL - 1, 0)[..., None], axis=1)
 
   def prefill(self, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, Cache]:
     """Runs whole prompts from an empty cache.

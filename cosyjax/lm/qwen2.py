@@ -4,6 +4,8 @@ The KV cache is an argument and a result. Slot s of a row holds the token at pos
 that row, so rows of different lengths need no bookkeeping beyond their positions: a query
 at position p sees slots 0..p, and whatever lies in later slots is overwritten before any
 query can see it.
+
+Training has no cache: rows may be packed, and positions see their own segment only.
 """
 
 import math
@@ -17,7 +19,11 @@ import numpy as np
 from cosyjax.config import LMConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import Dtype, RMSNorm, named
+from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import causal_mask
+from cosyjax.layers.stack import scanned
+from cosyjax.lm.attention import attend_packed
+from cosyjax.training.remat import remat
 
 # Up to so many rows a product is bound by reading the weights, and XLA's CPU matmul is
 # then fastest with the weights as its left operand.
@@ -121,7 +127,7 @@ def rotate(x_BLNH: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 class Attention(nn.Module):
-  """Causal grouped-query attention."""
+  """Causal grouped-query attention. Training gives segments, everything else a mask."""
 
   config: LMConfig
   dtype: Dtype = jnp.float32
@@ -133,9 +139,10 @@ class Attention(nn.Module):
     x_BLD: jax.Array,
     positions_BL: jax.Array,
     rotary: tuple[jax.Array, jax.Array],
-    mask_BLS: jax.Array,
+    mask_BLS: jax.Array | None,
     cache: LayerCache | None,
-  ) -> tuple[jax.Array, LayerCache]:
+    segments_BL: jax.Array | None = None,
+  ) -> tuple[jax.Array, LayerCache | None]:
     c = self.config
     groups = c.heads // c.kv_heads
     batch, length, _ = x_BLD.shape
@@ -150,6 +157,9 @@ class Attention(nn.Module):
       q_BLNH, k_BLKH = project(c.heads, "heads", "q"), project(c.kv_heads, "kv_heads", "k")
       v_BLKH = project(c.kv_heads, "kv_heads", "v")
     q_BLNH, k_BLKH = rotate(q_BLNH, rotary), rotate(k_BLKH, rotary)
+    out = Linear((c.width,), ("embed", "heads", "head_dim"), dtype=self.dtype, name="o")
+    if segments_BL is not None:
+      return out(attend_packed(q_BLNH, k_BLKH, v_BLKH, segments_BL)), None
     if cache is None:
       cache = LayerCache(k_BLKH.transpose(0, 2, 3, 1), v_BLKH.transpose(0, 2, 1, 3))
     else:
@@ -164,8 +174,7 @@ class Attention(nn.Module):
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype).reshape(batch, c.kv_heads, groups * length, -1)
     y = jnp.einsum("BKXS,BKSH->BKXH", weights, cache.v_BKSH)
     y = y.reshape(batch, c.kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
-    y_BLNH = y.reshape(batch, length, c.heads, c.head_dim)
-    return Linear((c.width,), ("embed", "heads", "head_dim"), dtype=self.dtype, name="o")(y_BLNH), cache
+    return out(y.reshape(batch, length, c.heads, c.head_dim)), cache
 
 
 def _write(cache: LayerCache, k_BLKH: jax.Array, v_BLKH: jax.Array, positions_BL: jax.Array) -> LayerCache:
@@ -217,12 +226,14 @@ class Layer(nn.Module):
     x_BLD: jax.Array,
     positions_BL: jax.Array,
     rotary: tuple[jax.Array, jax.Array],
-    mask_BLS: jax.Array,
+    mask_BLS: jax.Array | None,
     cache: LayerCache | None = None,
+    segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
     norm = lambda name: RMSNorm(self.config.norm_eps, name=name)
+    x_BLD = x_BLD if segments_BL is None else shard_rows(x_BLD)
     attention = Attention(self.config, self.dtype, self.fused, name="attention")
-    y_BLD, cache = attention(norm("attention_norm")(x_BLD), positions_BL, rotary, mask_BLS, cache)
+    y_BLD, cache = attention(norm("attention_norm")(x_BLD), positions_BL, rotary, mask_BLS, cache, segments_BL)
     x_BLD = x_BLD + y_BLD
     x_BLD = x_BLD + FeedForward(self.config, self.dtype, self.fused, name="mlp")(norm("mlp_norm")(x_BLD))
     return x_BLD, cache if self.keep else None
@@ -236,7 +247,7 @@ class Qwen2(nn.Module):
     dtype: compute type; norms and softmax stay float32.
     scan: parameters stacked under `layers` and run by `nn.scan` (training), or separate
       `layers_0`, `layers_1`, ... (decoding). `cosyjax.layers.stack` goes between.
-    remat: recompute each layer in the backward pass.
+    remat: what of each layer the backward pass computes again, a name of `cosyjax.training.remat`.
     fused: parameters of `fuse_for_decoding`, where one matrix makes queries, keys and values
       and one makes gate and up.
   """
@@ -244,12 +255,16 @@ class Qwen2(nn.Module):
   config: LMConfig
   dtype: Dtype = jnp.float32
   scan: bool = False
-  remat: bool = False
+  remat: str = "none"
   fused: bool = False
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, positions_BL: jax.Array, cache: Cache | None = None
+    self,
+    x_BLD: jax.Array,
+    positions_BL: jax.Array,
+    cache: Cache | None = None,
+    segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | None]:
     """Runs L tokens per row.
 
@@ -258,10 +273,12 @@ class Qwen2(nn.Module):
       positions_BL: int32 position of each in its row, rising along L. Padding comes after a
         row's tokens and takes the positions that follow; nothing valid sees it.
       cache: keys and values of earlier positions; None if there are none.
+      segments_BL: for training, the utterance that each place of a packed row belongs to, 0 for
+        padding; positions then begin at 0 in each. Nothing is cached.
 
     Returns:
       (hidden [B, L, D], cache). With `cache` given, the same slots, updated; without, one of
-      exactly L slots (None under `scan`, which has no use for it).
+      exactly L slots (None under `scan` and with segments, which have no use for it).
 
     Raises:
       ConfigError: a cache was given to the stacked layout.
@@ -271,25 +288,21 @@ class Qwen2(nn.Module):
       raise ConfigError("a cache needs the layout of separate layers (scan=False); see cosyjax.layers.stack")
     # Behind the barrier the angles are computed once; fused, every layer would do it again.
     rotary = jax.lax.optimization_barrier(rotary_angles(positions_BL, c.head_dim, c.rope_theta))
-    slots = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
-    mask_BLS = causal_mask(positions_BL, slots)
+    mask_BLS = None
+    if segments_BL is None:
+      slots = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
+      mask_BLS = causal_mask(positions_BL, slots)
     x_BLD = x_BLD.astype(self.dtype)
-    layer = nn.remat(Layer, prevent_cse=not self.scan) if self.remat else Layer
+    layer = remat(Layer, self.remat, prevent_cse=not self.scan)
     if self.scan:
-      stack = nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=c.layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )
-      x_BLD, cache = stack(c, self.dtype, self.fused, keep=False, name="layers")(x_BLD, positions_BL, rotary, mask_BLS)
+      stack = scanned(layer, c.layers)(c, self.dtype, self.fused, keep=False, name="layers")
+      x_BLD, cache = stack(x_BLD, positions_BL, rotary, mask_BLS, None, segments_BL)
     else:
       caches = []
       for i in range(c.layers):
         one = cache[i] if cache else None
-        x_BLD, new = layer(c, self.dtype, self.fused, name=f"layers_{i}")(x_BLD, positions_BL, rotary, mask_BLS, one)
+        one_layer = layer(c, self.dtype, self.fused, name=f"layers_{i}")
+        x_BLD, new = one_layer(x_BLD, positions_BL, rotary, mask_BLS, one, segments_BL)
         caches.append(new)
-      cache = tuple(caches)
+      cache = tuple(caches) if segments_BL is None else None
     return RMSNorm(c.norm_eps, name="norm")(x_BLD), cache

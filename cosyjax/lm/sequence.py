@@ -22,7 +22,7 @@ import numpy as np
 from cosyjax.config import LMConfig
 from cosyjax.errors import TokenError
 
-TEXT, SPEECH, SPECIAL = 0, 1, 2  # kinds: which embedding an id belongs to
+TEXT, SPEECH, SPECIAL, SPEAKER = 0, 1, 2, 3  # kinds: which embedding an id belongs to; SPEAKER is an ablation's
 START, TURN = 0, 1  # ids of kind SPECIAL: start of sequence, turn of speech
 IGNORE = -1  # target of a position that is not trained
 
@@ -78,7 +78,7 @@ def known_text_prefix(prompt_text: Ids) -> tuple[np.ndarray, np.ndarray]:
   return _join([(SPECIAL, [START]), (TEXT, prompt_text)])
 
 
-def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool) -> TrainingRow:
+def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool, speaker: bool = False) -> TrainingRow:
   """Training row with its targets.
 
   Args:
@@ -88,6 +88,8 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool)
     interleaved: asks for the interleaved layout (drawn by the caller, with probability 1/2
       in the release). A row with too little speech for it, speech / text <= M / N, gets the
       known-text layout.
+    speaker: puts one position of kind SPEAKER, id 0, right after START: the place of the
+      utterance's speaker vector in the ablation of paper Table 7. See `TextSpeechLM.speaker`.
 
   Raises:
     TokenError: no text, no speech, or an id outside its vocabulary.
@@ -105,7 +107,8 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool)
   closing = closing_tokens(text[used_text:], speech[used_speech:])
   targets += [IGNORE] * (len(text) - used_text) + speech[used_speech:].tolist() + [config.end_id]
   ids_L, kinds_L = (np.concatenate(pair) for pair in zip(opening, closing, strict=True))
-  return TrainingRow(ids_L, kinds_L, np.asarray(targets, np.int32))
+  row = (ids_L, kinds_L, np.asarray(targets, np.int32))
+  return TrainingRow(*(np.insert(a, 1, v) for a, v in zip(row, (0, SPEAKER, IGNORE), strict=True)) if speaker else row)
 
 
 def interleave(text: Ids, speech: Ids, config: LMConfig) -> tuple[tuple[np.ndarray, np.ndarray], int, int]:

@@ -3,8 +3,9 @@
 A small two-dimensional residual front, a time-delay layer of stride two, three densely
 connected blocks whose layers are gated by context-aware masks, and statistics pooling.
 
-Batch norms are affine maps here, as in inference. One behind a convolution is part of the
-convolution's weights; one before an activation keeps a scale and a bias (`Affine`).
+In inference, batch norms are affine maps. One behind a convolution is part of the convolution's
+weights; one before an activation keeps a scale and a bias (`Affine`). Training computes them:
+see `norms`.
 T counts 100 Hz frames, W half as many.
 """
 
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import SpeakerConfig
-from cosyjax.layers.basic import conv, dense, named
+from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
+from cosyjax.speaker.norms import FOLDED, Affine, BatchNorms, Folded
 
 SEGMENT = 100  # frames at 50 Hz that share one context: 2 s
 _FRONT_STRIDES = (2, 1, 2, 1)  # over mel bins, of the residual blocks
@@ -29,13 +31,14 @@ class SpeakerEncoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, fbank_BTM: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  def __call__(self, fbank_BTM: jax.Array, lengths_B: jax.Array, norms: Folded | BatchNorms = FOLDED) -> jax.Array:
     """Speaker vectors of a padded batch.
 
     Args:
       fbank_BTM: log filter bank of 16 kHz audio at 100 Hz. The mean over a row's valid frames is
         removed here, so it makes no difference whether the caller has done so.
       lengths_B: valid frames of each row; may be traced.
+      norms: how batch norms are computed; as they are in the weights unless training says otherwise.
 
     Returns:
       embedding_BE, float32, not normalised. No row depends on its padding.
@@ -44,19 +47,24 @@ class SpeakerEncoder(nn.Module):
     valid_BT = padding_mask(lengths_B, fbank_BTM.shape[1])
     fbank_BTM = fbank_BTM.astype(jnp.float32)
     centred_BTM = jnp.where(valid_BT[:, :, None], fbank_BTM - _mean(fbank_BTM, valid_BT), 0)
-    x_BTC = Front(c.head_channels, self.dtype, name="front")(centred_BTM.astype(self.dtype), valid_BT)
-    x_BWC = nn.relu(_conv(self, c.width, 5, stride=2, padding=((2, 2),), name="tdnn")(x_BTC))
+    x_BTC = Front(c.head_channels, self.dtype, name="front")(centred_BTM.astype(self.dtype), valid_BT, norms)
+    x_BWC = _conv(self, c.width, 5, stride=2, padding=((2, 2),), bias=norms.biased, name="tdnn")(x_BTC)
     valid_BW = padding_mask((lengths_B + 1) // 2, x_BWC.shape[1])
+    x_BWC = nn.relu(norms.behind(self, "tdnn", x_BWC, valid_BW))
     for i, (layers, kernel, dilation) in enumerate(zip(c.blocks, c.kernels, c.dilations, strict=True)):
       for j in range(layers):
         layer = ContextLayer(c, kernel, dilation, self.dtype, name=f"block_{i}_layer_{j}")
-        x_BWC = jnp.concatenate([x_BWC, layer(x_BWC, valid_BW)], axis=-1)
+        x_BWC = jnp.concatenate([x_BWC, layer(x_BWC, valid_BW, norms)], axis=-1)
+      x_BWC = norms.standardise(self, f"transit_{i}_norm", x_BWC, valid_BW)
       x_BWC = nn.relu(Affine(name=f"transit_{i}_norm")(x_BWC))
       # Only behind the last of these maps is there a batch norm, which gives it a bias.
       last = i == len(c.blocks) - 1
-      x_BWC = _dense(self, x_BWC.shape[-1] // 2, bias=last, name=f"transit_{i}")(x_BWC)
+      x_BWC = _dense(self, x_BWC.shape[-1] // 2, bias=last and norms.biased, name=f"transit_{i}")(x_BWC)
+    x_BWC = norms.behind(self, f"transit_{i}", x_BWC, valid_BW)
     stats_BC = _statistics(nn.relu(x_BWC).astype(jnp.float32), valid_BW)
-    return dense(c.embedding, ("conv_in", None), precision=jax.lax.Precision.HIGHEST, name="embedding")(stats_BC)
+    exact = {"bias": norms.biased, "precision": jax.lax.Precision.HIGHEST}
+    embedding_BE = dense(c.embedding, ("conv_in", None), **exact, name="embedding")(stats_BC)
+    return norms.standardise(self, "embedding", embedding_BE, lengths_B > 0)
 
 
 class Front(nn.Module):
@@ -66,22 +74,22 @@ class Front(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTM: jax.Array, valid_BT: jax.Array) -> jax.Array:
+  def __call__(self, x_BTM: jax.Array, valid_BT: jax.Array, norms: Folded | BatchNorms = FOLDED) -> jax.Array:
     """Channels of all remaining bins side by side, lowest bin first: [B, T, M / 8 * C]."""
-    x_BTMC = _masked_relu(self._convolve(x_BTM[..., None], "conv_in"), valid_BT)
+    convolve = lambda x, name, *sizes: norms.behind(self, name, self._convolve(x, name, norms, *sizes), valid_BT)
+    x_BTMC = _masked_relu(convolve(x_BTM[..., None], "conv_in"), valid_BT)
     for i, stride in enumerate(_FRONT_STRIDES):
-      y_BTMC = _masked_relu(self._convolve(x_BTMC, f"block_{i}_conv_0", stride), valid_BT)
-      y_BTMC = self._convolve(y_BTMC, f"block_{i}_conv_1")
+      y_BTMC = _masked_relu(convolve(x_BTMC, f"block_{i}_conv_0", stride), valid_BT)
+      y_BTMC = convolve(y_BTMC, f"block_{i}_conv_1")
       if stride != 1:
-        x_BTMC = self._convolve(x_BTMC, f"block_{i}_shortcut", stride, size=1)
+        x_BTMC = convolve(x_BTMC, f"block_{i}_shortcut", stride, 1)
       x_BTMC = _masked_relu(x_BTMC + y_BTMC, valid_BT)
-    x_BTMC = _masked_relu(self._convolve(x_BTMC, "conv_out", stride=2), valid_BT)
+    x_BTMC = _masked_relu(convolve(x_BTMC, "conv_out", 2), valid_BT)
     return x_BTMC.reshape(*x_BTMC.shape[:2], -1)
 
-  def _convolve(self, x_BTMC: jax.Array, name: str, stride: int = 1, size: int = 3) -> jax.Array:
-    pad = (size // 2, size // 2)
-    layer = _conv(self, self.channels, (size, size), stride=(1, stride), padding=(pad, pad), name=name)
-    return layer(x_BTMC)
+  def _convolve(self, x: jax.Array, name: str, norms: Folded | BatchNorms, stride: int = 1, size: int = 3) -> jax.Array:
+    sizes = {"stride": (1, stride), "padding": ((size // 2, size // 2),) * 2}
+    return _conv(self, self.channels, (size, size), **sizes, bias=norms.biased, name=name)(x)
 
 
 class ContextLayer(nn.Module):
@@ -93,12 +101,13 @@ class ContextLayer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BWC: jax.Array, valid_BW: jax.Array) -> jax.Array:
+  def __call__(self, x_BWC: jax.Array, valid_BW: jax.Array, norms: Folded | BatchNorms = FOLDED) -> jax.Array:
     """New features [B, W, growth]. The context of a frame is the mean of all plus the mean of its segment."""
     c, frames = self.config, x_BWC.shape[1]
     width = c.growth * c.bottleneck
-    y_BWC = nn.relu(Affine(name="norm")(x_BWC))
-    y_BWC = _masked_relu(_dense(self, width, name="reduce")(y_BWC), valid_BW)
+    y_BWC = nn.relu(Affine(name="norm")(norms.standardise(self, "norm", x_BWC, valid_BW)))
+    y_BWC = _dense(self, width, bias=norms.biased, name="reduce")(y_BWC)
+    y_BWC = _masked_relu(norms.behind(self, "reduce", y_BWC, valid_BW), valid_BW)
     pad = (self.kernel - 1) // 2 * self.dilation
     reach = {"dilation": self.dilation, "padding": ((pad, pad),)}
     local_BWC = _conv(self, c.growth, self.kernel, **reach, bias=False, name="local")(y_BWC)
@@ -107,16 +116,6 @@ class ContextLayer(nn.Module):
     hidden_BSC = nn.relu(_dense(self, width // 2, name="gate_in")(context_BSC.astype(self.dtype)))
     gate_BSC = nn.sigmoid(_dense(self, c.growth, name="gate_out")(hidden_BSC))
     return local_BWC * jnp.repeat(gate_BSC, SEGMENT, axis=1)[:, :frames]
-
-
-class Affine(nn.Module):
-  """Scale and bias of each channel: a batch norm whose statistics are fixed."""
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    scale = self.param("scale", named(nn.initializers.ones, "norm"), (x.shape[-1],), jnp.float32)
-    bias = self.param("bias", named(nn.initializers.zeros, "norm"), (x.shape[-1],), jnp.float32)
-    return (x * scale + bias).astype(x.dtype)
 
 
 def _masked_relu(x: jax.Array, valid_BT: jax.Array) -> jax.Array:

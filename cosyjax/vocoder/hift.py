@@ -199,3 +199,9 @@ class Vocoder(nn.Module):
     source_BA = self.source(f0_BT, phase_BH, noise_BAH)
     source_BA = jnp.where(padding_mask(lengths_B * HOP, source_BA.shape[1]), source_BA, 0)
     return self.generate(mel_BTM, source_BA, lengths_B), {"f0": f0_BT, "source": source_BA}
+
+
+def init_arguments(config: VocoderConfig, frames: int = 8) -> tuple[jax.Array, ...]:
+  """Arguments of a small call that creates every parameter: `Vocoder(config).init(key, *init_arguments(config))`."""
+  H, lengths_1 = config.harmonics + 1, jnp.full((1,), frames, jnp.int32)
+  return jnp.zeros((1, frames, config.mel_bins)), lengths_1, jnp.zeros((1, H)), jnp.zeros((1, frames * HOP, H))

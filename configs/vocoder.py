@@ -1,0 +1,50 @@
+"""HiFT vocoder at full size against period and spectrogram discriminators, from scratch.
+
+  python -m train.vocoder --config configs/vocoder.py --data CORPUS --out RUN
+  python -m train.vocoder --config configs/vocoder.py --tiny --data CORPUS --out RUN
+
+Full size: 500,000 steps of 256 crops of 1.02 s, 1.2e14 FLOPs each; several days on a v5p 4x4x4 and a
+week or two on one 80 GB GPU, where `--set data.rows=32` is what others train with. Watch the
+validation's mel (mean distance of log mel, nepers: below 0.3 is hard to tell from the recording on
+a good loudspeaker) and listen: the adversarial losses say who leads, not how it sounds.
+"""
+
+from cosyjax.config import VocoderConfig
+from cosyjax.training.optimiser import OptimConfig
+from cosyjax.vocoder.discriminators import DiscriminatorConfig, tiny_discriminators
+from cosyjax.vocoder.training import Objective
+from train.cli import MeshConfig, RunConfig
+from train.vocoder import Config, DataConfig
+
+# Momentum of 0.8 is HiFi-GAN's: what a gradient's opponent was like 10 steps ago matters little.
+ADAM = OptimConfig(learning_rate=2e-4, b1=0.8, b2=0.99)
+
+
+def config() -> Config:
+  return Config(
+    model=VocoderConfig(),
+    discriminators=DiscriminatorConfig(),
+    objective=Objective(),
+    data=DataConfig(rows=256, frames=51, workers=8),
+    optim=ADAM,
+    discriminator_optim=ADAM,
+    run=RunConfig(steps=500_000, log_every=50, eval_every=5_000, save_every=5_000),
+    mesh=MeshConfig(),
+    target_f0=5_000,
+  )
+
+
+def tiny() -> Config:
+  """A vocoder of 64 channels; 15 to 20 minutes on two CPU cores, the first two thirds without discriminators."""
+  return Config(
+    model=VocoderConfig(channels=64, f0_channels=32),
+    discriminators=tiny_discriminators(),
+    objective=Objective(mel_scales=((1920, 80), (480, 40))),
+    data=DataConfig(rows=8, frames=25, eval_rows=4, eval_frames=200),
+    optim=OptimConfig(learning_rate=2e-3, b1=0.8, b2=0.99, schedule="cosine", warmup=50, final=0.1),
+    discriminator_optim=OptimConfig(learning_rate=1e-3, b1=0.8, b2=0.99, warmup=50),
+    run=RunConfig(steps=1_500, eval_every=250, eval_batches=2, save_every=250),
+    mesh=MeshConfig(),
+    alone=1_000,
+    target_f0=300,
+  )

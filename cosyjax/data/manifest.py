@@ -1,0 +1,339 @@
+"""Manifests: JSON lines that describe recordings, checked row by row before anything is built from them.
+
+A row is one object:
+
+  {"id": "a1", "audio": "wav/a1.flac", "text": "Good morning.", "speaker": "anna", "language": "en"}
+
+`audio` is the path of a WAV, FLAC or Opus file, relative to the manifest; `audio_bytes`, in its place, is
+such a file in base64. `instruction` (optional) says how the text is spoken. Every bad row is refused, with
+file and line.
+"""
+
+import base64
+import binascii
+import dataclasses
+import io as byte_io
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cosyjax.audio import io
+from cosyjax.errors import AudioError, DataError
+
+MIN_SECONDS = 0.3  # a shorter recording holds no word
+MAX_SECONDS = 60.0  # a longer one should be cut at its pauses first
+MAX_SHOWN = 20  # bad rows in one message
+
+_REQUIRED = ("id", "text", "speaker", "language")
+_FIELDS = {*_REQUIRED, "audio", "audio_bytes", "instruction"}
+_SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+  """A recording and what is said in it.
+
+  audio: path of a file, or its bytes. where: FILE:LINE that it comes from, for messages. limits: shortest
+  and longest recording that is accepted, s.
+  """
+
+  id: str
+  audio: str | bytes
+  text: str
+  speaker: str
+  language: str
+  instruction: str = ""
+  where: str = ""
+  limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS)
+
+  def read(self) -> bytes:
+    """The bytes of the audio file.
+
+    Raises:
+      DataError: not there, a folder, or not readable.
+    """
+    if isinstance(self.audio, bytes):
+      return self.audio
+    from etils import epath  # reads buckets as it reads folders
+
+    path = epath.Path(self.audio)
+    try:
+      return path.read_bytes()
+    except FileNotFoundError:
+      raise DataError(f"{self.where}: expected an audio file, found nothing at {path}") from None
+    except OSError as error:
+      raise DataError(f"{self.where}: expected an audio file at {path} ({error.strerror or error})") from error
+
+  def example(self) -> dict[str, Any]:
+    """The record of a corpus: reads and checks the audio.
+
+    Raises:
+      DataError: the audio is missing, unreadable, of another format, or its length is out of limits.
+    """
+    audio = self.read()
+    path = self.audio if isinstance(self.audio, str) else "audio_bytes"
+    seconds, rate = measure(audio, f"{self.where}: {path}", self.limits)
+    return {
+      "id": self.id,
+      "text": self.text,
+      "speaker": self.speaker,
+      "language": self.language,
+      "instruction": self.instruction,
+      "audio": audio,
+      "seconds": seconds,
+      "rate": rate,
+    }
+
+
+def measure(audio: bytes, where: str, limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS)) -> tuple[float, int]:
+  """Decodes a WAV, FLAC or Opus file whole: seconds, and samples a second.
+
+  Raises:
+    DataError: empty, damaged, of another format, or its length is out of limits.
+  """
+  import soundfile
+
+  if not audio:
+    raise DataError(f"{where}: expected audio, found an empty file")
+  stream = byte_io.BytesIO(audio)
+  stream.name = where  # AudioErrors say it
+  try:
+    info = soundfile.info(stream)
+  except soundfile.SoundFileError as error:
+    reason = getattr(error, "error_string", error)
+    raise DataError(f"{where}: expected WAV, FLAC or Opus, found what cannot be decoded ({reason})") from error
+  if not (info.format in ("WAV", "WAVEX", "RF64", "FLAC") or (info.format, info.subtype) == ("OGG", "OPUS")):
+    raise DataError(f"{where}: expected WAV, FLAC or Opus, found {info.format} ({info.subtype})")
+  seconds = info.frames / info.samplerate
+  if not limits[0] <= seconds <= limits[1]:
+    raise DataError(f"{where}: expected {limits[0]:g} to {limits[1]:g} s of audio, found {seconds:.3f} s")
+  stream.seek(0)
+  try:
+    wave_A, rate = io.read(stream)
+  except AudioError as error:
+    raise DataError(str(error)) from error
+  if len(wave_A) != info.frames or _is_cut(audio):
+    raise DataError(f"{where}: expected a whole file, found one that ends before its header says ({seconds:.3f} s in)")
+  return seconds, rate
+
+
+def read_manifest(
+  *files: str | Path,
+  limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS),
+  check_audio: bool = True,
+  threads: int = 8,
+  progress: Callable[..., Iterable] = lambda results, total: results,
+) -> list[Utterance]:
+  """Reads manifests and checks every row of them.
+
+  Args:
+    files: JSON lines; ids are unique over all of them. May lie in a bucket (gs://...).
+    limits: shortest and longest recording that is accepted, s.
+    check_audio: decode every recording now; otherwise `Utterance.example` does, later or elsewhere.
+    threads: decoding at once.
+    progress: wraps the results, one for each good row, of which there are `total`: a progress bar such as tqdm.
+
+  Returns:
+    Utterances in the order of the rows.
+
+  Raises:
+    DataError: lists every bad row up to `MAX_SHOWN`: FILE:LINE: what is wrong, expected, found.
+  """
+  rows: list[tuple[str, Any, str]] = []
+  for file in files:
+    rows += _lines(file)
+  return check_rows(rows, limits=limits, check_audio=check_audio, threads=threads, progress=progress)
+
+
+def check_rows(
+  rows: Sequence[tuple[str, Any, str]],
+  *,
+  limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS),
+  check_audio: bool = True,
+  threads: int = 8,
+  progress: Callable[..., Iterable] = lambda results, total: results,
+) -> list[Utterance]:
+  """As `read_manifest`, of rows already parsed: (where, row, folder of relative audio paths)."""
+  good: list[Utterance] = []
+  bad: list[tuple[int, str]] = []
+  seen: dict[str, str] = {}
+  places: list[int] = []
+  for n, (where, row, folder) in enumerate(rows):
+    try:
+      utterance = _utterance(row, where, folder, limits)
+      if utterance.id in seen:
+        raise DataError(f"{where}: expected an id of its own, found {utterance.id!r} of {seen[utterance.id]} again")
+    except DataError as error:
+      bad.append((n, str(error)))
+      continue
+    seen[utterance.id] = where
+    good.append(utterance)
+    places.append(n)
+  if check_audio:
+    with ThreadPoolExecutor(threads) as pool:
+      # In portions, because a pool takes on all that it is given: a corpus of millions.
+      checked = itertools.chain.from_iterable(pool.map(_audio_fault, part) for part in _portions(good, 1024))
+      bad += [(n, fault) for n, fault in zip(places, progress(checked, total=len(good)), strict=True) if fault]
+  refuse([fault for _, fault in sorted(bad)], len(rows))
+  if not good:
+    raise DataError("manifest: expected at least one row, found none")
+  return good
+
+
+def manifest_of_folder(folder: str | Path, *, language: str, speaker: str | None = None) -> list[dict[str, str]]:
+  """Rows for a folder of recordings (.wav, .flac, .opus, .ogg), each with a .txt of the same stem beside it.
+
+  Args:
+    folder: searched with its subfolders.
+    language: of all the transcripts, e.g. "en".
+    speaker: of all the recordings; by default the name of the folder that a recording lies in.
+
+  Returns:
+    Rows of a manifest, sorted by id, audio paths relative to `folder`. The id is the path without ending.
+
+  Raises:
+    DataError: no folder, nothing in it, a recording without transcript, a transcript without recording, one
+      that is not UTF-8, two recordings of one name. Every such file is listed, up to `MAX_SHOWN`.
+  """
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise DataError(f"{folder}: expected a folder of recordings and transcripts, found none")
+  files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+  audio = [path for path in files if path.suffix.lower() in _SUFFIXES]
+  texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+  rows: dict[str, dict[str, str]] = {}
+  bad = []
+  for path in audio:
+    name, text = path.relative_to(folder).with_suffix("").as_posix(), texts.get(path.with_suffix(""))
+    if text is None:
+      bad.append(f"{path}: expected a transcript {path.with_suffix('.txt').name} beside it, found none")
+    elif name in rows:
+      bad.append(f"{path}: expected one recording of this name, found {rows[name]['audio']} too")
+    else:
+      try:
+        said = " ".join(text.read_text(encoding="utf-8-sig").split())
+      except UnicodeDecodeError:
+        bad.append(f"{text}: expected text in UTF-8, found other bytes")
+        continue
+      who = speaker or (path.parent.name if path.parent != folder else folder.resolve().name)
+      audio_path = path.relative_to(folder).as_posix()
+      rows[name] = {"id": name, "audio": audio_path, "text": said, "speaker": who, "language": language}
+  heard = {path.with_suffix("") for path in audio}
+  bad += [f"{path}: expected a recording of the same name beside it, found none" for path in texts.values()
+          if path.with_suffix("") not in heard]  # fmt: skip
+  refuse(bad, len(audio))
+  if not rows:
+    raise DataError(f"{folder}: expected recordings ({', '.join(_SUFFIXES)}) with transcripts (.txt), found none")
+  return [rows[name] for name in sorted(rows)]
+
+
+def refuse(faults: list[str], rows: int) -> None:
+  """Raises DataError with the first `MAX_SHOWN` faults, if there are any."""
+  if not faults:
+    return
+  if len(faults) == 1:
+    raise DataError(faults[0])
+  more = [f"... and {len(faults) - MAX_SHOWN} more"] if len(faults) > MAX_SHOWN else []
+  raise DataError("\n".join([f"{len(faults)} of {rows} rows cannot be used:", *faults[:MAX_SHOWN], *more]))
+
+
+def _lines(file: str | Path) -> Iterator[tuple[str, Any, str]]:
+  """(FILE:LINE, parsed row or the DataError that it gave, folder of the file)."""
+  from etils import epath
+
+  path = epath.Path(file)
+  try:
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+  except OSError as error:
+    raise DataError(f"{path}: expected a manifest of JSON lines ({error.strerror or error})") from error
+  for number, line in enumerate(lines, 1):
+    where = f"{path}:{number}"
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+      row = DataError(f"{where}: expected UTF-8, found byte {line[error.start]:#04x} at {error.start}")
+    except (json.JSONDecodeError, RecursionError) as error:
+      row = DataError(f"{where}: expected a JSON object, found what is not JSON ({error})")
+    except _TwiceError as error:
+      row = DataError(f"{where}: expected each field once, found {error.args[0]!r} again")
+    yield where, row, str(path.parent)
+
+
+def _utterance(row: Any, where: str, folder: str, limits: tuple[float, float]) -> Utterance:
+  if isinstance(row, DataError):
+    raise row
+  if not isinstance(row, dict):
+    raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+  if unknown := sorted(set(row) - _FIELDS):
+    raise DataError(f"{where}: expected fields {', '.join(sorted(_FIELDS))}; found {', '.join(map(repr, unknown))}")
+  if missing := [name for name in _REQUIRED if name not in row]:
+    raise DataError(f"{where}: expected {', '.join(map(repr, missing))} too, found only {', '.join(sorted(row))}")
+  if ("audio" in row) == ("audio_bytes" in row):
+    found = "both" if "audio" in row else "neither"
+    raise DataError(f"{where}: expected one of 'audio' and 'audio_bytes', found {found}")
+  for name, value in row.items():
+    if not isinstance(value, str):
+      raise DataError(f"{where}: expected a string as {name!r}, found {type(value).__name__}")
+    if name != "instruction" and not value.strip():
+      raise DataError(f"{where}: expected a {name!r} that is not empty, found {value!r}")
+    try:
+      value.encode()
+    except UnicodeEncodeError:
+      raise DataError(f"{where}: expected Unicode as {name!r}, found a half of a surrogate pair") from None
+  if "audio_bytes" in row:
+    try:
+      audio = base64.b64decode(row["audio_bytes"], validate=True)
+    except (binascii.Error, ValueError) as error:
+      raise DataError(f"{where}: expected base64 as 'audio_bytes', found what is not ({error})") from None
+  else:
+    from etils import epath
+
+    audio = str(epath.Path(folder) / row["audio"])
+  texts = {name: row.get(name, "") for name in (*_REQUIRED, "instruction")}
+  return Utterance(**texts, audio=audio, where=where, limits=limits)
+
+
+def _is_cut(audio: bytes) -> bool:
+  """Whether a WAV or Ogg file ends too early, which libsndfile takes for its proper end."""
+  if audio.startswith(b"OggS"):
+    page = audio[audio.rindex(b"OggS") :]
+    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    is_last = len(page) > 5 and page[5] & 4
+    return not is_last or 27 + len(sizes) + sum(sizes) > len(page)
+  place = 12
+  while audio.startswith(b"RIFF") and place + 8 <= len(audio):
+    name, size = audio[place : place + 4], int.from_bytes(audio[place + 4 : place + 8], "little")
+    if name == b"data":
+      return place + 8 + size > len(audio) and size < 0x7FFFF000  # a greater one stands for "not known"
+    place += 8 + size + size % 2
+  return False
+
+
+def _audio_fault(utterance: Utterance) -> str:
+  try:
+    utterance.example()
+  except DataError as error:
+    return str(error)
+  return ""
+
+
+class _TwiceError(Exception):
+  pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  fields = {}
+  for name, value in pairs:
+    if name in fields:
+      raise _TwiceError(name)
+    fields[name] = value
+  return fields
+
+
+def _portions(items: Sequence, size: int) -> Iterator[Sequence]:
+  return (items[n : n + size] for n in range(0, len(items), size))

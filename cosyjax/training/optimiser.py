@@ -1,0 +1,107 @@
+"""Adam and AdamW with clipping, and three learning-rate schedules."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cosyjax.errors import ConfigError
+
+SCHEDULES = ("constant", "cosine", "inverse_sqrt")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """How parameters follow gradients.
+
+  Attributes:
+    learning_rate: the peak, reached at the end of the warm-up.
+    schedule: one of `SCHEDULES`, after the warm-up.
+    warmup: steps of linear rise. The first step has rate `learning_rate / warmup`.
+    final: of the cosine schedule, the share of the rate that is left at the last step.
+    b1, b2, eps: of Adam (Kingma and Ba 2015).
+    weight_decay: decoupled (Loshchilov and Hutter 2019), on kernels only: no norms, biases,
+      embeddings. 0 is plain Adam.
+    clip: greatest norm of the whole gradient; 0 does not clip.
+    accumulate: microbatches per step.
+    ema: decay of the moving average of parameters; 0 keeps none.
+  """
+
+  learning_rate: float = 1e-3
+  schedule: str = "constant"
+  warmup: int = 0
+  final: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip: float = 5.0
+  accumulate: int = 1
+  ema: float = 0.0
+
+  def __post_init__(self):
+    wrong = []
+    if self.schedule not in SCHEDULES:
+      wrong.append(f"schedule: expected one of {', '.join(SCHEDULES)}, found {self.schedule!r}")
+    if self.accumulate < 1:
+      wrong.append(f"accumulate: expected 1 or more, found {self.accumulate}")
+    for name in ("learning_rate", "warmup", "weight_decay", "clip", "eps"):
+      if not getattr(self, name) >= 0:
+        wrong.append(f"{name}: expected 0 or more, found {getattr(self, name)}")
+    for name in ("b1", "b2", "ema"):
+      if not 0 <= getattr(self, name) < 1:
+        wrong.append(f"{name}: expected 0 to below 1, found {getattr(self, name)}")
+    if not 0 <= self.final <= 1:
+      wrong.append(f"final: expected 0 to 1, found {self.final}")
+    if wrong:
+      raise ConfigError("optim." + "; optim.".join(wrong))
+
+
+def learning_rate(c: OptimConfig, steps: int) -> optax.Schedule:
+  """Rate as a function of the number of updates made so far (0 for the first), float32.
+
+  Args:
+    c: peak, warm-up and form.
+    steps: length of the run, where the cosine ends.
+  """
+
+  def rate(count: jax.typing.ArrayLike) -> jax.Array:
+    n = jnp.asarray(count, jnp.float32)
+    scale = jnp.minimum((n + 1.0) / max(c.warmup, 1), 1.0)
+    if c.schedule == "cosine":
+      done = jnp.clip((n - c.warmup) / max(steps - 1 - c.warmup, 1), 0.0, 1.0)
+      scale = scale * (c.final + (1.0 - c.final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)))
+    elif c.schedule == "inverse_sqrt":
+      peak = max(c.warmup, 1)
+      scale = scale * jnp.sqrt(peak / jnp.maximum(n + 1.0, peak))
+    return c.learning_rate * scale
+
+  return rate
+
+
+def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformation:
+  """Clip, Adam, decay, rate: an optax chain whose state is zeros and counts only."""
+  parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
+  parts.append(optax.scale_by_adam(c.b1, c.b2, c.eps))
+  if c.weight_decay:
+    parts.append(optax.add_decayed_weights(c.weight_decay, mask=decayed))
+  return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(c, steps)))
+
+
+def decayed(params: Any) -> Any:
+  """Tree of bool: which parameters weight decay applies to.
+
+  Kernels, by their path: no norm, bias or embedding, and nothing of one axis (slopes,
+  moving offsets). A leading axis of stacked layers does not count.
+  """
+
+  def rule(path: tuple, leaf: Any) -> bool:
+    names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    names = [name for name in names if name != "value"]  # boxes around parameters
+    axes = len(leaf.shape) - ("layers" in names)
+    plain = names[-1] in ("bias", "scale", "embedding") or "bias" in names[-1]
+    return axes > 1 and not plain and not any("norm" in name or "embedding" in name for name in names)
+
+  return jax.tree_util.tree_map_with_path(rule, params)

@@ -1,0 +1,108 @@
+"""What the vocoder and its discriminators minimise.
+
+Every loss is one number for each row of the batch, a mean over what the row has. So rows can be
+weighted by how much of them is speech, dealt out to microbatches and devices, and left empty,
+and none of that changes the others' losses.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.audio.stft import reflect_pad, stft
+from cosyjax.audio.tables import hann_window, slaney_filters
+from cosyjax.config import HOP, SAMPLE_RATE
+from cosyjax.layers.masks import padding_mask
+from cosyjax.vocoder.discriminators import Features, Scores
+
+TAU = 0.04  # see `relativistic_loss`
+MEL_SCALES = ((1920, 80),)  # points of the transform and mel bins: the frames of `cosyjax.audio.features.mel_24k`
+
+
+def discriminator_loss(real: Scores, fake: Scores) -> jax.Array:
+  """Least squares (HiFi-GAN, eq. 1): scores of real audio to 1, of generated to 0, summed over discriminators; [B]."""
+  return sum(_mean((1 - real[name]) ** 2) + _mean(fake[name] ** 2) for name in real)
+
+
+def generator_loss(fake: Scores) -> jax.Array:
+  """Least squares (HiFi-GAN, eq. 2): scores of generated audio to 1, summed over discriminators; [B]."""
+  return sum(_mean((1 - x_BN) ** 2) for x_BN in fake.values())
+
+
+def feature_loss(real: Features, fake: Features) -> jax.Array:
+  """Mean absolute difference of each layer's output, summed over layers (HiFi-GAN, eq. 4); [B].
+
+  The public code has twice this, and weighs it by 2 as the paper does: by 4 in all.
+  """
+  return sum(
+    _mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))
+    for name in real
+    for a, b in zip(real[name], fake[name], strict=True)
+  )
+
+
+def relativistic_loss(high: Scores, low: Scores, tau: float = TAU) -> jax.Array:
+  """Pointwise relativistic loss (Wang et al. 2021, arXiv:2103.14245), truncated (StyleTTS 2, arXiv:2306.07691); [B].
+
+  A discriminator wants the scores of real audio `high` above those of generated audio `low`, a
+  generator the other way round. Where they are not, by more than the row's median difference,
+  the squared distance from the median counts; its mean up to `tau` at most, so that a
+  discriminator that has won leaves the generator alone.
+
+  The median is each row's own (the lower of the two in the middle, as in PyTorch). The public
+  code takes the batch's, by which a row's loss would depend on its batch mates.
+  """
+  total_B = 0.0
+  for name, high_BN in high.items():
+    gap_BN = high_BN - low[name]
+    median_B1 = jnp.sort(gap_BN, axis=1)[:, (gap_BN.shape[1] - 1) // 2, None]
+    below_BN = gap_BN < median_B1
+    squares_BN = jnp.where(below_BN, (gap_BN - median_B1) ** 2, 0.0)
+    mean_B = jnp.sum(squares_BN, axis=1) / jnp.maximum(jnp.sum(below_BN, axis=1), 1)
+    total_B += tau - jnp.maximum(tau - mean_B, 0.0)
+  return total_B
+
+
+def mel_loss(
+  real_BA: jax.Array, fake_BA: jax.Array, lengths_B: jax.Array, scales: tuple[tuple[int, int], ...] = MEL_SCALES
+) -> jax.Array:
+  """Mean absolute difference of log mel up to 12 kHz, summed over `scales`; [B].
+
+  Args:
+    real_BA, fake_BA: audio at 24 kHz, both 0 past a row's end.
+    lengths_B: valid mel frames (480 samples) of each row; 0 gives a loss of 0.
+    scales: pairs of transform points, a multiple of 4, and mel bins. Several of them let short
+      windows see transients and long ones pitch.
+  """
+  total_B = jnp.zeros(real_BA.shape[0])
+  for n_fft, bins in scales:
+    gap_BTM = jnp.abs(log_mel(real_BA, n_fft, bins) - log_mel(fake_BA, n_fft, bins))
+    frames_B = lengths_B * HOP * 4 // n_fft
+    gap_BT = jnp.where(padding_mask(frames_B, gap_BTM.shape[1]), jnp.mean(gap_BTM, axis=-1), 0.0)
+    total_B += jnp.sum(gap_BT, axis=1) / jnp.maximum(frames_B, 1)
+  return total_B
+
+
+def log_mel(wave_BA: jax.Array, n_fft: int, bins: int) -> jax.Array:
+  """Log mel [B, 4 A // n_fft, bins] of 24 kHz audio up to 12 kHz, a frame every quarter of a window.
+
+  `mel_24k(..., fmax=None)` for 1920 points and 80 bins, but that a row's end is the array's.
+  """
+  hop = n_fft // 4
+  wave_BA = reflect_pad(wave_BA.astype(jnp.float32), (n_fft - hop) // 2)
+  real_BTC, imag_BTC = stft(wave_BA, hann_window(n_fft), n_fft, hop, center=False)
+  amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + np.float32(1e-9))
+  filters_CM = slaney_filters(SAMPLE_RATE, n_fft, bins)
+  mel_BTM = jnp.dot(amplitude_BTC, filters_CM, precision=jax.lax.Precision.HIGHEST)
+  return jnp.log(jnp.maximum(mel_BTM, 1e-5))
+
+
+def f0_loss(target_BT: jax.Array, f0_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  """Mean absolute difference of f0 over a row's frames, unvoiced ones (0 Hz) included, in Hz; [B]."""
+  gap_BT = jnp.where(padding_mask(lengths_B, f0_BT.shape[1]), jnp.abs(target_BT - f0_BT), 0.0)
+  return jnp.sum(gap_BT, axis=1) / jnp.maximum(lengths_B, 1)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+  """Mean over all but the rows, in float32."""
+  return jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim)))

@@ -1,0 +1,212 @@
+"""A run killed at any moment and resumed gives the run that was not, bit for bit (contract 6).
+
+Also: a polite stop, and two processes against one. The short test kills a toy trainer; the long
+ones kill it, `train.lm` and `train.vocoder` twenty times.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import flax.traverse_util
+import numpy as np
+import pytest
+
+from cosyjax.training.checkpoints import read_arrays
+
+ROOT = Path(__file__).parent.parent
+TOY = [sys.executable, "-m", "tests.toy_trainer", "--config", "tests/toy_config.py", "--data", "none", "--no-cache"]
+QUIET_STEPS = 50  # steps after the last kill
+TIMED = ("time", "speed", "data")  # what a log has besides results
+
+
+def start(command: list[str], out: Path, *flags: str, **environment: str) -> subprocess.Popen:
+  out.mkdir(parents=True, exist_ok=True)
+  with (out / "said").open("a") as said:
+    return subprocess.Popen([*command, "--out", str(out), *flags], cwd=ROOT, stdout=said, stderr=said,
+                            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment)  # fmt: skip
+
+
+def finish(process: subprocess.Popen, out: Path, code: int = 0) -> None:
+  try:
+    found = process.wait(timeout=1500)
+  finally:
+    process.kill()
+  assert found == code, (out / "said").read_text()[-3000:]
+
+
+def metrics(out: Path) -> dict[int, dict]:
+  """Step -> scalars. A step that was logged twice, before a kill and after it, must be logged alike."""
+  found: dict[int, dict] = {}
+  for line in (out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []:
+    try:
+      row = json.loads(line[line.rindex('{"step"') :])  # a kill may have cut a line off, and the next one follows it
+    except ValueError:
+      continue
+    row = {name: value for name, value in row.items() if name.partition("/")[0] not in TIMED}
+    known = found.setdefault(row["step"], {})
+    again = {name: (known[name], value) for name, value in row.items() if known.get(name, value) != value}
+    assert not again, f"step {row['step']} was another before a kill: {again}"
+    known |= row
+  return found
+
+
+def last_step(out: Path) -> int:
+  return max(metrics(out), default=0)
+
+
+def wait_for(process: subprocess.Popen, ready, seconds: float = 600.0) -> bool:
+  """Whether `ready()` came true while the process ran."""
+  end = time.monotonic() + seconds
+  while process.poll() is None and time.monotonic() < end:
+    if ready():
+      return True
+    time.sleep(0.001)
+  assert process.poll() is not None, "nothing happened"
+  return False
+
+
+def kill_often(command: list[str], out: Path, steps: int, kills: int, seed: int, *flags: str) -> dict[str, int]:
+  """Runs to the end through `kills` times kill -9: half of them in saves, the others at any step.
+
+  Returns:
+    How many kills there were, and how many of them cut a save off.
+  """
+  rng, count, cut = random.Random(seed), 0, 0
+  checkpoints = out / "checkpoints"
+  while count < kills:
+    begin = last_step(out)
+    if begin > steps - QUIET_STEPS:
+      break
+    process = start(command, out, *flags)
+    if rng.random() < 0.5:
+      target = begin + rng.randint(0, 3)
+      saving = lambda target=target: last_step(out) >= target and any(checkpoints.glob("*.saving"))
+      alive = wait_for(process, saving)
+      time.sleep(rng.uniform(0.0, 0.03))
+    else:
+      target = begin + rng.randint(1, 6)
+      alive = wait_for(process, lambda target=target: last_step(out) >= target)
+      time.sleep(rng.uniform(0.0, 0.05))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert alive, (out / "said").read_text()[-3000:]
+    count += 1
+    cut += any(checkpoints.glob("*.saving"))
+  finish(start(command, out, *flags), out)
+  return {"kills": count, "cut": cut}
+
+
+def arrays(out: Path, step: int) -> dict[str, np.ndarray]:
+  return flax.traverse_util.flatten_dict(read_arrays(out / "checkpoints", step, "")[1], sep="/")
+
+
+def assert_same_end(a: Path, b: Path, steps: int) -> None:
+  """Every array of the last checkpoints, the iterators' states, and every step's scalars."""
+  one, other = (arrays(out, steps) for out in (a, b))
+  assert one.keys() == other.keys() and len(one) > 3
+  for name, array in one.items():
+    assert array.dtype == other[name].dtype and array.tobytes() == other[name].tobytes(), name
+  files = [out / "checkpoints" / f"{steps:08d}" / "iterator.json" for out in (a, b)]
+  assert files[0].read_text() == files[1].read_text()
+  assert metrics(a) == metrics(b) and len(metrics(a)) >= QUIET_STEPS
+  assert not list((b / "checkpoints").glob("*.saving")) and not list((b / "checkpoints").glob("*.damaged"))
+
+
+def test_killed_then_stopped_then_resumed_is_the_run_that_was_not(tmp_path):
+  whole, broken, flags = tmp_path / "whole", tmp_path / "broken", ("--steps", "80", "--set", "pause=0.01")
+  unbroken, process = start(TOY, whole, *flags), start(TOY, broken, *flags)
+  assert wait_for(process, lambda: last_step(broken) >= 4)
+  process.kill()
+  process.wait()
+  finish(unbroken, whole)
+  process = start(TOY, broken, *flags)
+  assert wait_for(process, lambda: last_step(broken) >= 8)
+  process.terminate()
+  process.send_signal(signal.SIGINT)  # impatience during the save
+  finish(process, broken, 75)
+  steps = sorted(int(p.name) for p in (broken / "checkpoints").iterdir())
+  assert steps[-1] == last_step(broken) < 80
+  finish(start(TOY, broken, *flags), broken)
+  assert_same_end(whole, broken, 80)
+
+
+@pytest.mark.long
+def test_two_processes_give_the_losses_of_one_and_stop_together(tmp_path):
+  one, two = tmp_path / "one", tmp_path / "two"
+  flags = ("--steps", "60", "--set", "mesh.fsdp=2", "pause=0.02")
+  finish(start(TOY, one, *flags, XLA_FLAGS="--xla_force_host_platform_device_count=4"), one)
+
+  def pair() -> list[subprocess.Popen]:
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    more = lambda i: [*flags, "--coordinator", f"127.0.0.1:{port}", "--processes", f"{i}/2"]
+    return [start(TOY, two, *more(i), XLA_FLAGS="--xla_force_host_platform_device_count=2") for i in (0, 1)]
+
+  processes = pair()
+  assert wait_for(processes[0], lambda: last_step(two) >= 4)
+  processes[1].terminate()  # one of them is asked
+  for process in processes:
+    finish(process, two, 75)
+  assert int(max(p.name for p in (two / "checkpoints").iterdir())) == last_step(two) < 60
+  for process in pair():
+    finish(process, two)
+  a, b = metrics(one), metrics(two)
+  np.testing.assert_allclose([a[n]["loss"] for n in a], [b[n]["loss"] for n in a], atol=1e-5)
+  with (two / "metrics1.jsonl").open() as file:
+    assert [json.loads(line)["loss"] for line in file] == [b[n]["loss"] for n in b]
+  for (name, x), y in zip(arrays(one, 60).items(), arrays(two, 60).values(), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def corpus(recordings, tmp_path_factory) -> Path:
+  """Pieces of the recordings with made-up transcripts, and features of random networks."""
+  import soundfile
+
+  folder, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpora") / "corpus"
+  for speaker, (samples, rate) in recordings.items():
+    (folder / speaker).mkdir()
+    for n in range(int((len(samples) / rate - 1.5) / 0.3)):
+      piece = samples[int(n * 0.3 * rate) : int((n * 0.3 + 1.5) * rate)]
+      soundfile.write(folder / speaker / f"{speaker}_{n}.wav", piece, rate)
+      (folder / speaker / f"{speaker}_{n}.txt").write_text(f"piece number {n}")
+  for module, *flags in (
+    ("train.build_corpus", "--folder", folder, "--language", "en", "--validation", "0.2", "--out", out),
+    ("train.features", out, "--preset", "tiny", "--names", "speech_tokens", "mel", "f0"),
+  ):
+    command = [sys.executable, "-m", module, *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+  return out
+
+
+# What makes each trainer's steps short.
+SMALL = {
+  "toy": ["pause=0.01"],
+  "lm": ["data.rows=2", "data.length=256"],
+  "vocoder": ["data.rows=2", "data.frames=8", "model.channels=16", "alone=30", "data.eval_rows=1"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("trainer", ["toy", "lm", "vocoder"])
+def test_twenty_kills(trainer, tmp_path, request):
+  steps, command = 150, TOY
+  if trainer != "toy":
+    data = ["--data", str(request.getfixturevalue("corpus"))]
+    command = [sys.executable, "-m", f"train.{trainer}", "--config", f"configs/{trainer}.py", "--tiny", *data]
+  flags = ["--steps", str(steps), "--set", "run.save_every=2", "run.log_every=1", "run.eval_every=0", *SMALL[trainer]]
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  finish(start(command, whole, *flags), whole)
+  found = kill_often(command, killed, steps, 20, 1, *flags)
+  print(found)
+  assert found["kills"] == 20 and found["cut"] >= 3
+  assert_same_end(whole, killed, steps)

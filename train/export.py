@@ -1,0 +1,172 @@
+"""Makes a model directory of what runs have trained, for synthesis, features and fine-tuning.
+
+  python -m train.export --speech-tokenizer RUN --speaker RUN --rest tiny --out MODEL_DIR
+  python -m train.export --base MODEL_DIR --lm RUN --flow RUN --vocoder RUN --out MODEL_DIR
+
+Each RUN is the --out of a trainer; its newest whole checkpoint is taken, or --step N of all of them.
+Parts that no run gives come from --base, a model directory, or with --rest from a preset's random weights
+(enough to compute features with, before the others are trained). The moving average of the parameters
+is exported where the run kept one.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cosyjax import checkpoint, networks
+from cosyjax import config as config_lib
+from cosyjax.errors import CheckpointError, ConfigError
+from cosyjax.flow import model as flow_lib
+from cosyjax.layers.stack import unstack_layers
+from cosyjax.speaker import training as speaker_lib
+from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
+from cosyjax.tokenizer import asr as tokenizer_lib
+from cosyjax.training.checkpoint_files import read_json
+from cosyjax.training.checkpoints import read_arrays
+from train import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """How one network comes out of its run.
+
+  Attributes:
+    settings: where the run's configuration has the network's sizes.
+    state: path of the network's training state in a checkpoint; "" for the whole.
+    finish: (parameters, extra) of training to those of inference.
+  """
+
+  settings: str
+  finish: Callable[[Any, Any], Any]
+  state: str = ""
+
+
+PARTS = {
+  "lm": Part("lm", lambda params, extra: unstack_layers(params)),
+  "flow": Part("flow", lambda params, extra: flow_lib.unstack(params)),
+  "vocoder": Part("model", lambda params, extra: params, "generator"),
+  "speech_tokenizer": Part("tokenizer", lambda params, extra: tokenizer_lib.subset(params)),
+  "speaker": Part("speaker", lambda params, extra: speaker_lib.subset(params, extra)),
+}
+
+
+def read_part(name: str, run: Path, step: int | None = None) -> tuple[Any, Any, dict[str, Any], int]:
+  """One network of a run: (its configuration, its parameters for inference, the run's settings, the step).
+
+  Raises:
+    CheckpointError: the run has no whole checkpoint, or is one of another trainer.
+  """
+  part, folder = PARTS[name], run / "checkpoints"
+  steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal()) if folder.is_dir() else []
+  if not steps or step not in (None, *steps):
+    raise CheckpointError(f"{folder}: expected a checkpoint{'' if step is None else f' of step {step}'}, found {steps}")
+  step = steps[-1] if step is None else step
+  settings, info = (read_json(folder / f"{step:08d}" / f"{kind}.json") for kind in ("config", "info"))
+  field = {f.name: f for f in dataclasses.fields(config_lib.ModelConfig)}[name]
+  try:
+    config = config_lib.from_dict(settings[part.settings], field.type, f"{folder}: {part.settings}")
+  except (KeyError, ConfigError) as error:
+    raise CheckpointError(f"--{name.replace('_', '-')} {run}: a run of another trainer ({error})") from None
+  there = {path.removeprefix(part.state).lstrip("/").split("/")[0] for path in info["arrays"]}
+  read = lambda item: read_arrays(folder, step, f"{part.state}/{item}".lstrip("/"))[1] if item in there else None
+  params = part.finish(read("ema" if "ema" in there else "params"), read("extra"))
+  if name == "lm" and settings.get("speaker"):
+    raise CheckpointError(f"--lm {run}: has a speaker vector in the LM, an ablation that synthesis does not know")
+  return config, params, settings, step
+
+
+def export(
+  out: Path,
+  runs: dict[str, Path],
+  *,
+  base: Path | None = None,
+  rest: str | None = None,
+  tokenizer: Path | None = None,
+  step: int | None = None,
+) -> dict[str, str]:
+  """Writes the model directory `out`.
+
+  Args:
+    out: must not be there.
+    runs: component -> run directory.
+    base: model directory for what no run gives.
+    rest: preset for what neither gives.
+    tokenizer: text tokenizer; that of the base, else the small built-in one.
+    step: of the checkpoints; each run's newest if None.
+
+  Returns:
+    Component -> where it comes from.
+
+  Raises:
+    CheckpointError: a run or the base cannot be used, or parts are missing.
+    ConfigError: the parts' sizes do not fit together.
+  """
+  missing = [name for name in config_lib.COMPONENTS if name not in runs]
+  if missing and not base and not rest:
+    raise CheckpointError(f"no {', '.join(missing)}: name a run for each, or --base MODEL_DIR, or --rest PRESET")
+  whole = checkpoint.load_config(base) if base else config_lib.PRESETS[rest or "tiny"]()
+  params, origin, sizes = {}, {}, {}
+  for name, run in runs.items():
+    sizes[name], params[name], settings, at = read_part(name, run, step)
+    origin[name] = f"{run} at step {at}"
+    if name == "lm":
+      text = {key: settings["data"][key] for key in ("split_cjk",)}
+      sizes["text"] = dataclasses.replace(whole.text, **text)
+  if not base and "speaker" in sizes and "flow" not in sizes:  # random weights of sizes that fit
+    sizes["flow"] = dataclasses.replace(whole.flow, speaker=sizes["speaker"].embedding)
+  config = dataclasses.replace(whole, **sizes)
+  shapes = networks.abstract_params(config)
+  random = networks.random_params(config) if missing and not base else {}
+  for name in missing:
+    params[name] = checkpoint.load_params(base, name, shapes[name]) if base else random[name]
+    origin[name] = str(base) if base else f"random weights of the preset {rest}"
+  for name in config_lib.COMPONENTS:
+    check_shapes(name, params[name], shapes[name], origin[name])
+  directory = tokenizer or (base / "text_tokenizer" if base else tiny_tokenizer_dir())
+  text_tokenizer = TextTokenizer.load(directory)
+  if len(text_tokenizer) > config.lm.text_vocab:
+    raise ConfigError(f"{directory}: {len(text_tokenizer)} text ids do not fit the LM's {config.lm.text_vocab}")
+  checkpoint.save_model(out, config, params, text_tokenizer.save)
+  return {name: origin[name] for name in config_lib.COMPONENTS}
+
+
+def check_shapes(name: str, params: Any, shapes: Any, where: str) -> None:
+  """Raises CheckpointError, with a list, if parameters are not those that a model of these sizes has."""
+  of = lambda tree: {jax.tree_util.keystr(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+  found, wanted = of(params), of(shapes)
+  wrong = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+  if wrong:
+    lines = "\n  ".join(f"{key}: expected {wanted.get(key)}, found {found.get(key)}" for key in wrong[:20])
+    raise CheckpointError(f"{name} of {where} does not fit:\n  {lines}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  for name in PARTS:
+    flags.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="RUN", help=f"run that trained the {name}")
+  flags.add_argument("--base", type=Path, metavar="MODEL_DIR", help="gives what no run gives")
+  flags.add_argument("--rest", choices=sorted(config_lib.PRESETS), help="random weights for what no run gives")
+  flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --base")
+  flags.add_argument("--step", type=int, help="of the checkpoints; the newest of each run if left out")
+  flags.add_argument("--out", type=Path, required=True, metavar="MODEL_DIR", help="directory to make")
+  args = flags.parse_args(argv)
+  if args.base and args.rest:
+    flags.error("--base and --rest: expected one of them")
+  runs = {name: run for name in PARTS if (run := getattr(args, name))}
+  if not runs:
+    flags.error("expected at least one run: " + ", ".join(f"--{name.replace('_', '-')}" for name in PARTS))
+  origin = export(args.out, runs, base=args.base, rest=args.rest, tokenizer=args.tokenizer, step=args.step)
+  for name, where in origin.items():
+    print(f"{name:<18}{where}")
+  print(f"wrote {args.out}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(cli.at_exit(main))

@@ -1,0 +1,123 @@
+"""Computes the mel that a flow makes of a corpus's own speech tokens: what a vocoder is fine-tuned on.
+
+  python -m train.flow_mels CORPUS --model MODEL_DIR
+  python -m train.flow_mels CORPUS --model MODEL_DIR --split validation
+
+The corpus needs the features speech_tokens, mel and speaker of the same model. Every utterance is solved whole, in its
+own speaker's voice, its first --prompt of tokens with their true mel as a prompt, as in zero-shot
+synthesis; so frame t of the result, feature flow_mel, belongs to frame t of the recording. --chunk 25
+solves under the mask of a stream.
+
+Feature shards are written as train.features writes them: one that is whole is never computed again, and
+--process 0/4 .. 3/4 share the work. Cost: 10 network steps over 50 frames a second; full size wants an
+accelerator.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cosyjax import checkpoint, networks
+from cosyjax.buckets import fit
+from cosyjax.compilation import enable_cache
+from cosyjax.config import TOKEN_RATE, to_dict
+from cosyjax.data.corpus import Corpus
+from cosyjax.data.features import Features, ShardWriter, empty, made_by, shard_stem
+from cosyjax.errors import DataError
+from cosyjax.flow.generate import generate
+from cosyjax.flow.model import Flow
+from cosyjax.flow.noise import noise_table
+from train.cli import at_exit, parse_processes
+
+NAME = "flow_mel"
+NEEDED = ("speech_tokens", "mel", "speaker")
+SECONDS = (3, 4, 6, 8, 11, 15, 20, 30, 60)  # rows of a batch; longer utterances are left empty
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+    prog="python -m train.flow_mels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("corpus", type=Path, help="corpus directory, with its features")
+  parser.add_argument("--model", type=Path, required=True, help="model directory")
+  parser.add_argument("--split", default="train", help="of the corpus (default: train)")
+  parser.add_argument("--prompt", type=float, default=0.3, help="share of an utterance given as a prompt (0.3)")
+  parser.add_argument("--chunk", type=int, default=0, help="tokens in a block of the mask; 0: all see all (0)")
+  parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio in a batch, padding included (120)")
+  parser.add_argument("--process", default="0/1", metavar="I/N", help="this is process I of N, which share the shards")
+  parser.add_argument("--force", action="store_true", help="compute again what another model made")
+  parser.add_argument("--no-cache", action="store_true", help="do not keep compiled programs on disk")
+  args = parser.parse_args(argv)
+
+  # ---- corpus, model, and what names the result
+  index, count = parse_processes(args.process)
+  if not args.no_cache:
+    enable_cache()
+  corpus, features = Corpus(args.corpus, args.split), Features(args.corpus, args.split, NEEDED)
+  config = checkpoint.load_config(args.model)
+  params = checkpoint.load_params(args.model, "flow", networks.abstract_params(config)["flow"])
+  solve = jax.jit(functools.partial(generate, Flow(config.flow), params, chunk=args.chunk))
+  maker = fingerprint(config.flow, params, args.prompt, args.chunk, features.fingerprints)
+
+  # ---- shards
+  stems = [shard_stem(args.split, k, len(corpus.shards)) for k in range(len(corpus.shards))]
+  found = [made_by(args.corpus, NAME, stem) for stem in stems]
+  if any(x not in (None, maker) for x in found) and not args.force:
+    raise DataError(f"{args.corpus}: {NAME} was made by another model or with other settings; --force makes it again")
+  due = [k for k in range(index, len(stems), count) if found[k] != maker]
+  skipped = 0
+  for k in tqdm(due, desc=NAME, unit="shard", file=sys.stderr, disable=None):
+    first, size = corpus.shards[k]
+    mels = solve_all(solve, features, range(first, first + size), args.prompt, args.batch_seconds)
+    with ShardWriter(args.corpus, NAME, stems[k], maker) as shard:
+      for i in range(first, first + size):
+        shard.add(mels.get(i, empty("mel")))
+    skipped += size - len(mels)
+  print(f"{len(due)} shards computed; {skipped} utterances left empty: without features, or over {SECONDS[-1]} s")
+  return 0
+
+
+def solve_all(solve, features: Features, examples: range, prompt: float, batch_seconds: float) -> dict[int, np.ndarray]:
+  """Mel [2U, M] of each example that can be solved, in padded batches of few shapes."""
+  groups: dict[int, list[int]] = {}
+  lengths_N = features.lengths("speech_tokens")
+  for i in examples:
+    if 0 < lengths_N[i] <= SECONDS[-1] * TOKEN_RATE and len(features.read("speaker", i)):
+      groups.setdefault(fit(SECONDS, -(-int(lengths_N[i]) // TOKEN_RATE), "seconds"), []).append(i)
+  out = {}
+  for seconds, members in sorted(groups.items()):
+    rows, size = max(int(batch_seconds / seconds), 1), seconds * TOKEN_RATE
+    for start in range(0, len(members), rows):
+      batch = members[start : start + rows]
+      found = [features[i] for i in batch]
+      tokens_BU, lengths_B = np.zeros((rows, size), np.int32), np.ones(rows, np.int32)
+      mel_BTM = np.zeros((rows, 2 * size, found[0]["mel"].shape[1]), np.float32)
+      speaker_BE = np.ones((rows, len(found[0]["speaker"])), np.float32)
+      for row, item in enumerate(found):
+        lengths_B[row] = len(item["speech_tokens"])
+        tokens_BU[row, : lengths_B[row]], speaker_BE[row] = item["speech_tokens"], item["speaker"]
+        mel_BTM[row, : len(item["mel"])] = item["mel"]
+      prompts_B = 2 * (prompt * lengths_B).astype(np.int32)
+      made = np.asarray(solve(tokens_BU, lengths_B, mel_BTM, prompts_B, speaker_BE, noise_table(2 * size)))
+      out |= {i: made[row, : 2 * lengths_B[row]] for row, i in enumerate(batch)}
+  return out
+
+
+def fingerprint(config, params, prompt: float, chunk: int, inputs: dict[str, str]) -> str:
+  """What made the mel: weights, settings, and what made the features it comes of."""
+  settings = [to_dict(config), prompt, chunk, inputs]
+  digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+if __name__ == "__main__":
+  sys.exit(at_exit(main))
