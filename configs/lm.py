@@ -2,9 +2,9 @@
 
   python -m train.lm --config configs/lm.py --data CORPUS --eval-data HELD_OUT --out RUN --qwen Qwen2.5-0.5B
 
-Without --qwen the stack starts from scratch and wants --tokenizer. A step is 524,288 tokens: 3.1e15 FLOPs,
-or 0.14 s at 40 % of the 64 chips of a v5p 4x4x4. 50,000 steps are 26 G tokens, some 200,000 hours of speech
-seen once: about two hours there. On one 80 GB GPU: `--set data.rows=16 optim.accumulate=1 run.remat=full`.
+Without --qwen the stack starts from scratch and wants --tokenizer. A step is 524,288 tokens: 1.3e15 FLOPs,
+or 0.11 s at 40 % of the 64 chips of a v5p 4x4x4. 50,000 steps are 26 G tokens, some 200,000 hours of speech
+seen once: an hour and a half there. On one 80 GB GPU: `--set data.rows=16 optim.accumulate=1 run.remat=full`.
 Watch the validation's accuracy beside accuracy_unigram, and loss_known and loss_interleaved, which should keep close.
 """
 

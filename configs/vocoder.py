@@ -3,10 +3,10 @@
   python -m train.vocoder --config configs/vocoder.py --data CORPUS --out RUN
   python -m train.vocoder --config configs/vocoder.py --tiny --data CORPUS --out RUN
 
-Full size: 500,000 steps of 256 crops of 1.02 s, 1.2e14 FLOPs each; several days on a v5p 4x4x4 and a
-week or two on one 80 GB GPU, where `--set data.rows=32` is what others train with. Watch the
-validation's mel (mean distance of log mel, nepers: below 0.3 is hard to tell from the recording on
-a good loudspeaker) and listen: the adversarial losses say who leads, not how it sounds.
+Full size: 500,000 steps of 256 crops of 1.02 s. A step has 1.4e14 FLOPs (2.4e13 without discriminators), the run
+7e19: by arithmetic three and a half hours at 20 % of the 64 chips of a v5p 4x4x4, a week at 30 % of one
+H200 in TF32. Watch the validation's mel, the mean distance of log mel (in nepers) of whole utterances, and
+listen: the adversarial losses say who leads, not how it sounds.
 """
 
 from cosyjax.config import VocoderConfig
@@ -35,7 +35,7 @@ def config() -> Config:
 
 
 def tiny() -> Config:
-  """A vocoder of 64 channels; 15 to 20 minutes on two CPU cores, the first two thirds without discriminators."""
+  """A vocoder of 64 channels: about a quarter of an hour on two CPU cores, 1,000 steps of it without discriminators."""
   return Config(
     model=VocoderConfig(channels=64, f0_channels=32),
     discriminators=tiny_discriminators(),

@@ -12,7 +12,7 @@ from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import unbox
 from cosyjax.tokenizer import asr_loss, ctc, recognise, units
-from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments, subset
+from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments, saturation, subset
 from cosyjax.tokenizer.encoder import SpeechTokenizer
 
 CONFIG = SpeechTokenizerConfig(mel_bins=8, width=16, heads=2, layers=1, fsq_dims=3, fsmn_kernel=3)
@@ -149,6 +149,7 @@ def test_recognise_gives_texts(params, batch):
     recognise.recognise(params, CONFIG, ASR, batch["log_mel_BTM"], batch["lengths_B"], method="beam")
 
 
+@pytest.mark.long
 def test_vector_quantisation_instead(batch):
   asr = dataclasses.replace(ASR, quantiser="vq", vq_codes=6, pitch_weight=0.0)
   module = AsrTokenizer(CONFIG, asr)
@@ -160,6 +161,13 @@ def test_vector_quantisation_instead(batch):
   np.testing.assert_allclose(loss.total, without + pull, rtol=1e-5)
   with pytest.raises(ConfigError, match="vq"):
     subset(params)
+
+
+def test_digits_are_drawn_back_to_where_tanh_has_a_slope():
+  x_BUJ = jnp.array([[[0.0, 0.9, -1.0], [3.0, -1.5, 0.0]]])
+  np.testing.assert_allclose(saturation(x_BUJ), [[0, (4 + 0.25) / 3]])
+  gradient = jax.grad(lambda x: saturation(x).sum())(x_BUJ)
+  np.testing.assert_allclose(gradient[0, 1], [4 / 3, -1 / 3, 0], rtol=1e-6)
 
 
 def test_a_training_config_checks_itself():

@@ -17,6 +17,7 @@ from cosyjax.layers.basic import unbox
 from tests.test_flow import converted, last
 
 U, BINS = 14, 80
+QUICK = {"xla_backend_optimization_level": "0"}  # compiling is nearly all of the time
 
 
 def small() -> config_lib.FlowConfig:
@@ -58,7 +59,7 @@ def differentiate(model):
     loss = training.objective(model, params, batch, draws)
     return loss.total, loss
 
-  return jax.jit(jax.value_and_grad(total, has_aux=True))
+  return jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_the_stacked_layout_has_the_same_loss(pair, gradients, batch):
   assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, shapes(model))
   jax.tree.map(np.testing.assert_array_equal, unstack(stacked), params)
   draws = draws_of(batch)
-  loss = jax.jit(lambda *args: training.objective(plain, *args))(params, batch, draws)
+  loss = jax.jit(lambda *args: training.objective(plain, *args), compiler_options=QUICK)(params, batch, draws)
   (value, _), _ = gradients(stacked, batch, draws)
   np.testing.assert_allclose(value, loss.total, rtol=1e-5)
   assert float(loss.weight) == 2 * (U + 9) * BINS
@@ -161,7 +162,7 @@ def test_masks_are_the_blocks_of_the_paper():
 def test_draws_follow_their_distributions():
   lengths = np.full(4000, 200)
   lengths[:10] = 0
-  many = jax.jit(lambda key, c: training.draw(key, lengths, 1, 1, c), static_argnums=1)
+  many = jax.jit(lambda key, c: training.draw(key, lengths, 1, 1, c), static_argnums=1, compiler_options=QUICK)
   paper, released = (
     jax.tree.map(np.asarray, many(jax.random.key(0), c))
     for c in (FlowObjective(), FlowObjective(masks=(1.0, 0.0, 1.0, 0.0), bare=0.5))

@@ -199,7 +199,7 @@ SMALL = {
 @pytest.mark.long
 @pytest.mark.parametrize("trainer", ["toy", "lm", "vocoder"])
 def test_twenty_kills(trainer, tmp_path, request):
-  steps, command = 150, TOY
+  steps, command = 250, TOY
   if trainer != "toy":
     data = ["--data", str(request.getfixturevalue("corpus"))]
     command = [sys.executable, "-m", f"train.{trainer}", "--config", f"configs/{trainer}.py", "--tiny", *data]

@@ -1,6 +1,7 @@
 """Packed training rows of the text-speech model: several utterances in a row, none sees another."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from cosyjax.lm.model import TextSpeechLM
 from tests.test_lm_model import golden_rows, load_lm
 
 LENGTH = 160
+QUICK = {"xla_backend_optimization_level": "0"}  # compiling is nearly all of the time
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,8 @@ def test_each_utterance_scores_as_it_does_alone(lm, golden):
       model.apply({"params": params}, p["ids_BL"], p["kinds_BL"], segments_BL=p["segments_BL"],
                   positions_BL=p["positions_BL"]),
       model.apply({"params": params}, s, q, padded.lengths_B),
-    )
+    ),
+    compiler_options=QUICK,
   )  # fmt: skip
   together, alone = run(packed, padded.ids_BL, padded.kinds_BL)
   for i, row in enumerate(rows):
@@ -104,7 +107,7 @@ def test_no_gradient_crosses_an_utterance(lm):
   segments = np.repeat([1, 2, 3, 0], [7, 8, 6, 3])[None].astype(np.int32)
   positions = np.concatenate([np.arange(n) for n in (7, 8, 6, 3)])[None].astype(np.int32)
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   def gradient(params):
     def score(params):
       logits = model.apply({"params": params}, ids, kinds, segments_BL=segments, positions_BL=positions)
@@ -171,7 +174,7 @@ class TestSpeakerAblation:
     )
     assert params["speaker_projection"]["kernel"].shape == (24, 64)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def gradient(speakers):
       def total(speakers):
         logits = model.apply(

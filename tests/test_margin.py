@@ -96,6 +96,7 @@ def test_folded_inference_equals_the_norms_in_evaluation(step, state, batch):
   np.testing.assert_allclose(found[:3], expected[:3], atol=1e-4)
 
 
+@pytest.mark.long
 def test_evaluation_under_the_statistics_of_the_batch_is_training(state, batch):
   params, _ = state
 

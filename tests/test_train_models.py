@@ -111,6 +111,7 @@ def test_lm(data, tmp_path):
   assert info["arrays"]["params/stack/layers/mlp/up/kernel"][0] == [2, 16, 16]
 
 
+@pytest.mark.long
 def test_flow(data, tmp_path):
   found, info = pulse(flow, FLOW, data, tmp_path, resume=False)
   assert found["train/loss"] < 3

@@ -1,4 +1,4 @@
-"""A training step of the vocoder, and two steps of its program."""
+"""A training step of the vocoder (long: compiled twice, in two forms), and two steps of its program."""
 
 import dataclasses
 import io
@@ -93,6 +93,7 @@ def updates(parts):
   return place(alone), place(both)
 
 
+@pytest.mark.long
 def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
   model, judges, transforms, _, _ = parts
   batch, weights = _batch(), training.Objective()
@@ -148,6 +149,7 @@ def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
     assert moved > 0.005
 
 
+@pytest.mark.long
 def test_alone_the_generator_moves_and_no_discriminator_does(states, updates):
   after, metrics = updates[0](states, _batch())
   jax.tree.map(np.testing.assert_array_equal, after["discriminators"], states["discriminators"])
@@ -156,6 +158,7 @@ def test_alone_the_generator_moves_and_no_discriminator_does(states, updates):
   np.testing.assert_allclose(metrics["loss"], 45 * metrics["mel"] + metrics["f0"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_is_not_finite_moves_neither_network(states, updates):
   batch = _batch()
   batch["audio_BA"][1, 3] = np.nan
@@ -174,6 +177,7 @@ def test_what_is_not_finite_moves_neither_network(states, updates):
   jax.tree.map(np.testing.assert_array_equal, after["discriminators"].params, judged)
 
 
+@pytest.mark.long
 def test_what_lies_in_padding_changes_nothing(states, updates):
   batch, other = _batch(), _batch()
   for name, rate in (("audio_BA", HOP), ("mel_BTM", 1), ("f0_BT", 1)):
@@ -193,6 +197,7 @@ def test_overtones_of_a_crop_keep_their_phase_to_the_fundamental():
   np.testing.assert_allclose(off, np.round(off), atol=1e-5)
 
 
+@pytest.mark.long
 def test_f0_learns_from_its_own_loss_alone(parts, states):
   model, batch = parts[0], _batch()
   draws = training.draw(jax.random.key(0), ROWS, FRAMES, 3)
@@ -242,6 +247,7 @@ def test_program_takes_two_steps(tones, tmp_path, monkeypatch):
   monkeypatch.setattr(vocoder, "Corpus", FewTones)
   spell = lambda name, config: [f"{name}.{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)]
   settings = [*spell("model", MODEL), *spell("discriminators", JUDGES), "data.rows=2", f"data.frames={FRAMES}"]
+  settings += ["discriminators.spectra=()"]  # compiling is most of the time
   settings += ["data.eval_rows=2", "data.eval_frames=12", "run.eval_batches=2", "run.eval_every=1", "run.log_every=1"]
   config = Path(__file__).parent.parent / "configs" / "vocoder_finetune.py"
   argv = ["--config", str(config), "--tiny", "--data", str(tones), "--out", str(tmp_path), "--no-cache"]

@@ -63,7 +63,7 @@ def test_feature_loss_sums_the_means_of_layers():
 
 
 def test_rows_do_not_depend_on_their_mates(reference):
-  _, real, fake = reference
+  real, fake = ({name: scores[name] for name in ("0", "5")} for scores in reference[1:])
   shift = {name: x + 0.3 * jnp.cos(jnp.arange(x.shape[1])) for name, x in fake.items()}
   both = {name: jnp.concatenate([fake[name], shift[name]]) for name in fake}
   twice = {name: jnp.concatenate([x, x]) for name, x in real.items()}

@@ -86,15 +86,17 @@ def report(
       executed = model_flops or 0.0
     record |= {"units_per_step": count, "model_flops": model_flops or executed, "executed_flops": executed}
     start = time.perf_counter()
-    try:
-      with _silence():
-        compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-      if "RESOURCE_EXHAUSTED" not in str(error):
-        raise
-      record |= {"fits": False, "error": _first_line(error)}
-  if "fits" not in record:
-    record |= {"compile_seconds": time.perf_counter() - start} | measure(compiled, record, devices)
+    with tempfile.TemporaryDirectory(prefix="compile-only-", ignore_cleanup_errors=True) as dump:
+      try:
+        with _silence():
+          compiled = traced.lower().compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
+      except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+          raise
+        record |= {"fits": False, "error": _first_line(error)}
+      else:
+        record["compile_seconds"] = time.perf_counter() - start
+        record |= measure(compiled, record, devices, Path(dump))
   print(describe(record), flush=True)
   if file is not None:
     with file.open("a") as out:
@@ -129,8 +131,8 @@ def topology_devices(topology: str) -> list[jax.Device]:
     ) from None
 
 
-def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device]) -> dict[str, Any]:
-  """Figures of a compiled step, per device: bytes, collectives, time, MFU bound."""
+def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device], dump: Path) -> dict[str, Any]:
+  """Figures of a compiled step, per device: bytes, collectives, time, MFU bound. `dump`: where the compiler wrote."""
   stats = compiled.memory_analysis()
   sizes = {
     "arguments": stats.argument_size_in_bytes,
@@ -142,7 +144,17 @@ def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device]) ->
   total = sum(sizes.values()) - 2 * sizes["in_place"]
   chip, cores, torus = _hardware(devices)
   out: dict[str, Any] = {"bytes": sizes | {"total": total}, "fits": chip is None or total <= chip.usable / cores}
-  program = hlo.parse(compiled.as_text())
+  if chip is not None:
+    out |= {"usable": chip.usable / cores, "memory": chip.memory / cores}
+  try:
+    with _silence():
+      text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:  # programs for chips with SparseCores do not always come back whole
+    dumps = list(dump.glob("*.after_optimizations.txt"))  # of the step, and of small parts of it
+    if not dumps:
+      return out | {"unreadable": _first_line(error)}
+    text = max(dumps, key=lambda path: path.stat().st_size).read_text()
+  program = hlo.parse(text)
   found = collectives.collectives(program, len(devices))
   traffic = collectives.memory_traffic(program)
   out |= {"collectives": collectives.by_kind(found), "memory_traffic": traffic, "unknown_loops": program.unknown_loops}
@@ -151,7 +163,7 @@ def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device]) ->
     model, executed = (record[key] / len(devices) for key in ("model_flops", "executed_flops"))
     network = collectives.network_seconds(found, chip, torus)
     bound = collectives.mfu_bound(model, executed, traffic * cores, network, chip, peak)
-    out |= {"usable": chip.usable / cores, "memory": chip.memory / cores, "bound": bound}
+    out["bound"] = bound
   return out
 
 
@@ -178,6 +190,10 @@ def describe(record: dict[str, Any]) -> str:
     add(
       "memory", f"{verdict}: {used:.2f} of the {limit:.2f} GiB that XLA may use (its own limit; {sold:.0f} GB as sold)"
     )
+  if "unreadable" in record:
+    add("collectives", f"not known: XLA cannot write this program out ({record['unreadable']})")
+    add("compiled in", f"{record['compile_seconds']:.0f} s")
+    return "\n".join(lines)
   for kind, row in record["collectives"].items():
     add(kind, f"{row['count']:,.0f} of {_bytes(row['bytes'])} in all, {_bytes(row['wire'])} sent")
   if not record["collectives"]:

@@ -27,6 +27,7 @@ from cosyjax import metrics as measures
 from cosyjax.config import SpeakerConfig, to_dict
 from cosyjax.data.batches import speaker_batches
 from cosyjax.data.corpus import Corpus
+from cosyjax.errors import DataError
 from cosyjax.layers.basic import unbox
 from cosyjax.sharding import batch_sharding, process_share, put_batch
 from cosyjax.speaker import training
@@ -90,12 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   batches = speaker_batches(
     Corpus(args.data), None, rows=data.rows, frames=round(100 * data.seconds), workers=data.workers, **share
   )
-  held_out = speaker_batches(
-    Corpus(args.eval_data or args.data, data.eval_split), None, rows=data.eval_rows,
-    frames=round(100 * data.eval_seconds), shuffle=False, keep_rest=True, **share,
-  )  # fmt: skip
-  fixed = [next(held_out) for _ in range(min(run.eval_batches, held_out.plan.batches))]
-  held_out.close()
+  fixed = fixed_batches(args, c, share)
 
   # ---- state: resumed, or created
   module, init, loss_fn = parts(c, len(batches.speakers))
@@ -133,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step += 1
     log.step(step, metrics, heard, stats=batches.stats)
     stop.poll(step)
-    if due(step, run.eval_every) or step == run.steps:
+    if fixed and (due(step, run.eval_every) or step == run.steps):
       params = state.params if state.ema is None else state.ema
       scalars = evaluate(look, params, state.extra, fixed, mesh)
       score = scalars["equal_error_rate"]
@@ -154,6 +150,26 @@ def parts(config: Config, speakers: int) -> tuple[training.SpeakerClassifier, An
   module = training.SpeakerClassifier(config.speaker, speakers, jnp.dtype(config.run.dtype))
   loss = lambda params, batch, key, extra: training.speaker_loss(module, config.margin, params, batch, extra)
   return module, functools.partial(training.init, module), loss
+
+
+def fixed_batches(args: Any, config: Config, options: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+  """The batches of every evaluation: of `data.eval_split`, or with --eval-data else of "train"; [] without one."""
+  data, run = config.data, config.run
+  sizes = {"rows": data.eval_rows, "frames": round(100 * data.eval_seconds)}
+  splits = (data.eval_split, "train") if args.eval_data else (data.eval_split,)
+  for split in splits:
+    try:
+      corpus = Corpus(args.eval_data or args.data, split)
+      batches = speaker_batches(corpus, None, **sizes, **options, shuffle=False, keep_rest=True)
+    except DataError as error:
+      if args.eval_data and split == splits[-1]:
+        raise
+      print(f"no evaluation on {split}: {error}", file=sys.stderr)
+    else:
+      found = [next(batches) for _ in range(min(run.eval_batches, batches.plan.batches))]
+      batches.close()
+      return found
+  return []
 
 
 def look_at(

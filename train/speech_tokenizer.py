@@ -29,6 +29,7 @@ from cosyjax import metrics as measures
 from cosyjax.config import SpeechTokenizerConfig, to_dict
 from cosyjax.data.batches import SECONDS, asr_batches, bucket_rows
 from cosyjax.data.corpus import Corpus
+from cosyjax.errors import DataError
 from cosyjax.layers.basic import unbox
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
 from cosyjax.tokenizer import ctc, recognise, units
@@ -95,10 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   split = {"row_multiple": row_count(mesh), "seed": run.seed, "process": process_share(mesh)}
   split |= {"seconds": data.seconds, "buckets": data.buckets, "unit_rate": data.unit_rate, "f0": c.asr.pitch_weight > 0}
   batches = asr_batches(Corpus(args.data), None, **split, workers=data.workers)
-  eval_corpus = Corpus(args.eval_data or args.data, "validation")
-  held_out = asr_batches(eval_corpus, None, **split, shuffle=False, keep_rest=True)
-  fixed = [next(held_out) for _ in range(min(run.eval_batches, held_out.plan.batches))]
-  held_out.close()
+  fixed = fixed_batches(args, c, split)
 
   # ---- state: resumed, or created
   shardings = state_shardings(abstract, mesh)
@@ -137,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step += 1
     log.step(step, metrics, heard, stats=batches.stats)
     stop.poll(step)
-    if due(step, run.eval_every) or step == run.steps:
+    if fixed and (due(step, run.eval_every) or step == run.steps):
       params = state.params if state.ema is None else state.ema
       scalars, pictures = evaluate(look, params, fixed, mesh, c)
       score = scalars["token_error_rate"]
@@ -151,6 +149,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   log.close()
   stop.close()
   return runtime.STOPPED if stop.asked and step < run.steps else 0
+
+
+def fixed_batches(args: Any, config: Config, options: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+  """The batches of every evaluation: of the split "validation", or with --eval-data else of "train"; [] without one."""
+  splits = ("validation", "train") if args.eval_data else ("validation",)
+  for split in splits:
+    try:
+      corpus = Corpus(args.eval_data or args.data, split)
+      batches = asr_batches(corpus, None, **options, shuffle=False, keep_rest=True)
+    except DataError as error:
+      if args.eval_data and split == splits[-1]:
+        raise
+      print(f"no evaluation on {split}: {error}", file=sys.stderr)
+    else:
+      found = [next(batches) for _ in range(min(config.run.eval_batches, batches.plan.batches))]
+      batches.close()
+      return found
+  return []
 
 
 def look_at(

@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   # ---- update, evaluation and log
   alone, both = updates_on(mesh)
   whole = NamedSharding(mesh, PartitionSpec())
-  look = jax.jit(functools.partial(evaluate, model, scales=c.objective.mel_scales), out_shardings=whole)
+  look = jax.jit(functools.partial(evaluate, model), out_shardings=whole)
   log = Log(
     args.out,
     total_steps=run.steps,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.constrain import shard_none, shard_rows
 from cosyjax.lm.sequence import IGNORE
 
 CHUNK = 256  # positions of a row whose logits are there at a time
@@ -45,8 +45,8 @@ def accuracy(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
 def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *, chunk: int = CHUNK) -> Scores:
   """Scores of all targets without ever holding the logits of more than `chunk` positions of each row.
 
-  The backward pass makes each chunk's logits again: a fiftieth of the work of a full-size model,
-  for two thirds of its memory without rematerialisation and nearly all of it with.
+  The backward pass makes each chunk's logits again: half a percent of a full-size step's work. For
+  8,192 positions at full size loss and gradient take 113 MB of temporaries instead of 430 MB.
 
   Args:
     hidden_BLD: of `TextSpeechLM.hidden`; its type is that of the product, which sums in float32.
@@ -57,7 +57,8 @@ def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *
   batch, length, _ = hidden_BLD.shape
   chunk = min(chunk, length)
   count = -(-length // chunk)
-  kernel_VD, bias_V = head["kernel"].astype(hidden_BLD.dtype), head["bias"].astype(jnp.float32)
+  kernel_VD = shard_none(head["kernel"].astype(hidden_BLD.dtype))  # gathered once, not once a chunk
+  bias_V = head["bias"].astype(jnp.float32)
 
   def split(x: jax.Array, fill: int) -> jax.Array:
     """[B, L, ...] to [count, B, chunk, ...]."""

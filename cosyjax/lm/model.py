@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cosyjax.config import LMConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import Dtype, dense, embed, normalise_l2
-from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.constrain import shard_looked_up, shard_rows
 from cosyjax.layers.masks import padding_mask
 from cosyjax.lm.qwen2 import Cache, Linear, Qwen2
 from cosyjax.lm.sequence import SPEAKER, SPECIAL, SPEECH, TEXT
@@ -111,7 +111,7 @@ class TextSpeechLM(nn.Module):
       raise ConfigError(f"speaker vectors: the model is built for a length of {self.speaker}, {found} given")
     if self.speaker:
       x_BLD = jnp.where((kinds_BL == SPEAKER)[..., None], self._speakers(segments_BL, speaker_BSE), x_BLD)
-    hidden_BLD, _ = self.stack(shard_rows(x_BLD), positions_BL, segments_BL=segments_BL)
+    hidden_BLD, _ = self.stack(shard_looked_up(x_BLD), positions_BL, segments_BL=segments_BL)
     return shard_rows(jnp.where((segments_BL > 0)[..., None], hidden_BLD, 0.0))
 
   def _speakers(self, segments_BL: jax.Array, speaker_BSE: jax.Array) -> jax.Array:

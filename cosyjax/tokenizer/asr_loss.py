@@ -40,8 +40,9 @@ def compare(a: AsrConfig, out: Recognised, batch: dict[str, jax.Array]) -> Loss:
   Returns:
     The sum over rows of (1 - w) attention + w CTC + pitch weight * pitch + codebook, and the number of units, each
     row's end included. Metrics: "attention", "ctc", "unit_accuracy" (of the decoder, given the right units so far),
-    "ctc_impossible" (share of rows whose text does not fit into their frames; they have no CTC loss), and with the
-    heads that cause them "pitch", "voicing_accuracy", "f0_error" (mean |log ratio|, voiced frames), "codebook".
+    "ctc_impossible" (share of rows whose text does not fit into their frames; they have no CTC loss), "codebook" (what
+    keeps codes in use), and with a pitch head "pitch", "voicing_accuracy", "f0_error" (mean |log ratio|
+    over voiced frames).
   """
   lengths_B = batch["lengths_B"]
   unit_lengths_B = jnp.where(lengths_B > 0, batch["unit_lengths_B"], 0)
@@ -69,10 +70,9 @@ def compare(a: AsrConfig, out: Recognised, batch: dict[str, jax.Array]) -> Loss:
     "ctc_impossible": (jnp.sum(~fits_B & (lengths_B > 0), dtype=jnp.float32), rows),
   }
   valid_BU = padding_mask(out.quantised.lengths_B, out.quantised.ids_BU.shape[1])
-  if a.quantiser == "vq":
-    codebook = jnp.sum(out.quantised.loss_BU, where=valid_BU)
-    total += codebook
-    metrics["codebook"] = (codebook, jnp.sum(valid_BU, dtype=jnp.float32))
+  codebook = jnp.sum(out.quantised.loss_BU, where=valid_BU)
+  total += codebook
+  metrics["codebook"] = (codebook, jnp.sum(valid_BU, dtype=jnp.float32))
   if a.pitch_weight:
     pitch, pitch_metrics = pitch_loss(out.pitch_BU22, batch["f0_BT"], valid_BU)
     total += a.pitch_weight * pitch

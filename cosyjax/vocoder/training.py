@@ -219,7 +219,7 @@ def make_updates(
 
 
 def evaluate(
-  model: Vocoder, params: Any, batch: Batch, key: jax.Array, scales: tuple[tuple[int, ...], ...] = losses.MEL_SCALES
+  model: Vocoder, params: Any, batch: Batch, key: jax.Array
 ) -> tuple[dict[str, tuple[jax.Array, jax.Array]], jax.Array]:
   """How far resynthesis is from the recordings: {name: (sum, weight)} and the audio [B, A].
 
@@ -231,7 +231,7 @@ def evaluate(
   c: VocoderConfig = model.config
   wave_BA, f0_BT = resynthesise(model, params, mel_BTM, lengths_B, *draw(key, rows, frames, c.harmonics + 1))
   weight_B = lengths_B.astype(jnp.float32)
-  mel_B = losses.mel_loss(_only_valid(batch["audio_BA"], lengths_B), wave_BA, lengths_B, scales)
+  mel_B = losses.mel_loss(_only_valid(batch["audio_BA"], lengths_B), wave_BA, lengths_B)
   valid_BT = padding_mask(lengths_B, frames)
   real_BT, made_BT = target_BT > c.voiced_threshold, f0_BT > c.voiced_threshold
   both_BT = valid_BT & real_BT & made_BT
