@@ -118,8 +118,8 @@ def export(
     if name == "lm":
       text = {key: settings["data"][key] for key in ("split_cjk",)}
       sizes["text"] = dataclasses.replace(whole.text, **text)
-  if not base and "speaker" in sizes and "flow" not in sizes:  # random weights of sizes that fit
-    sizes["flow"] = dataclasses.replace(whole.flow, speaker=sizes["speaker"].embedding)
+  if not base:  # random weights are of sizes that fit
+    sizes = _fitting(whole, sizes)
   config = dataclasses.replace(whole, **sizes)
   shapes = networks.abstract_params(config)
   random = networks.random_params(config) if missing and not base else {}
@@ -134,6 +134,14 @@ def export(
     raise ConfigError(f"{directory}: {len(text_tokenizer)} text ids do not fit the LM's {config.lm.text_vocab}")
   checkpoint.save_model(out, config, params, text_tokenizer.save)
   return {name: origin[name] for name in config_lib.COMPONENTS}
+
+
+def _fitting(whole: config_lib.ModelConfig, sizes: dict[str, Any]) -> dict[str, Any]:
+  """`sizes`, and for the parts it lacks those of `whole` with as many codes and speaker numbers as `sizes` has."""
+  tokens, speaker = sizes.get("speech_tokenizer", whole.speech_tokenizer), sizes.get("speaker", whole.speaker)
+  lm = dataclasses.replace(whole.lm, speech_codes=tokens.codebook_size)
+  flow = dataclasses.replace(whole.flow, codes=tokens.codebook_size, speaker=speaker.embedding)
+  return {"lm": lm, "flow": flow} | sizes
 
 
 def check_shapes(name: str, params: Any, shapes: Any, where: str) -> None:

@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       score = scalars["equal_error_rate"]
       log.evaluation(step, scalars)
     if due(step, run.save_every) or stop.asked or step == run.steps:
+      log.flush()
       checkpoints.save(step, state, batches.state(), metric=score, wait=step == run.steps)
     if stop.asked:
       break
