@@ -40,17 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   out, corpus, runs = args.out, args.out / "corpus", args.out / "runs"
   out.mkdir(parents=True, exist_ok=True)
 
-  # ---- corpus: evaluation looks at the same utterances, for to know them by heart is the aim
+  # ---- corpus
   if not corpus.exists():
-    call("build_corpus", "--manifest", args.manifest, "--split", f"validation={args.manifest}", "--out", corpus)
+    call("build_corpus", "--manifest", args.manifest, "--out", corpus)
   call("features", corpus, "--names", "log_mel_16k", "fbank", "mel", "f0")
 
   def train(name: str) -> Path:
     steps, settings = TRAINERS[name]
     flags = ["--config", f"configs/{name}.py", "--tiny", "--data", corpus, "--out", runs / name]
-    flags += ["--steps", max(round(steps * args.steps), 2), "--set", *settings, *SAME, f"run.seed={args.seed}"]
-    if name == "speaker":
-      flags += ["data.eval_split=validation"]
+    # Evaluation looks at the same utterances: to know them by heart is the aim.
+    flags += ["--eval-data", corpus, "--steps", max(round(steps * args.steps), 2), "--set", *settings, *SAME]
+    flags += [f"run.seed={args.seed}"] + ["data.eval_split=train"] * (name in ("speaker", "vocoder"))
     call(name, *flags)
     return runs / name
 

@@ -33,7 +33,7 @@ from cosyjax.config import HOP, MEL_RATE, VocoderConfig, to_dict
 from cosyjax.data.batches import vocoder_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.features import Features
-from cosyjax.errors import ConfigError
+from cosyjax.errors import ConfigError, DataError
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
@@ -135,11 +135,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   batches = crops(args.data, data.split, rows=data.rows, frames=data.frames, seed=run.seed, workers=data.workers)
   rows = -(-data.eval_rows // row_count(mesh)) * row_count(mesh)
-  held_out = crops(
-    args.eval_data or args.data, data.eval_split, rows=rows, frames=data.eval_frames, shuffle=False, keep_rest=True
-  )
-  fixed = [next(held_out) for _ in range(min(run.eval_batches, held_out.plan.batches))]
-  held_out.close()
+  fixed = []
+  try:
+    held_out = crops(
+      args.eval_data or args.data, data.eval_split, rows=rows, frames=data.eval_frames, shuffle=False, keep_rest=True
+    )
+  except DataError as error:
+    if args.eval_data:
+      raise
+    print(f"no evaluation: {error}", file=sys.stderr)
+  else:
+    fixed = [next(held_out) for _ in range(min(run.eval_batches, held_out.plan.batches))]
+    held_out.close()
 
   # ---- state: resumed, or created and perhaps given weights
   checkpoints = Checkpoints(
@@ -150,13 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     step, states, position = checkpoints.restore(states_on(mesh))
     batches.restore(position)
   else:
-    step, states = (
-      0,
-      {
-        name: create_state(inits[name], transforms[name], optims[name], mesh, runtime.make_key(run.seed, name))
-        for name in inits
-      },
-    )
+    keys = {name: runtime.make_key(run.seed, name) for name in inits}
+    make = lambda name: create_state(inits[name], transforms[name], optims[name], mesh, keys[name])
+    step, states = 0, {name: make(name) for name in inits}
     if args.init:
       wanted = states_on(mesh)[GENERATOR].params
       weights = checkpoint.load_params(args.init, "vocoder", wanted, jax.tree.map(lambda x: x.sharding, wanted))
@@ -188,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step += 1
     log.step(step, metrics, float(host["lengths_B"].sum()) / MEL_RATE * share[1], stats=batches.stats)
     stop.poll(step)
-    if due(step, run.eval_every) or step == run.steps:
+    if fixed and (due(step, run.eval_every) or step == run.steps):
       scalars, pictures, sounds = evaluation(look, states[GENERATOR], fixed, mesh)
       log.evaluation(step, scalars, pictures, sounds)
       score = scalars["mel"]
