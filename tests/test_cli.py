@@ -85,6 +85,7 @@ def test_settings_are_read_by_their_type(file):
     assert found == value and type(found) is type(value), name
   assert parse(file, "--set", "net.seconds=none")[1].net.seconds is None
   assert parse(file, "--set", "net.sizes=")[1].net.sizes == ()
+  assert parse(file, "--set", "net.sizes=7,")[1].net.sizes == (7,)
   assert parse(file, "--set", "net.sizes=7")[1].net.sizes == (7,)
   twice = parse(file, "--set", "net.width=1", "--set", "net.width=2", "optim.ema=0.5")[1]
   assert (twice.net.width, twice.optim.ema) == (2, 0.5)

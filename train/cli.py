@@ -205,7 +205,9 @@ def read_value(text: str, hint: Any, where: str) -> Any:
       pass
   elif origin is tuple or hint is tuple:
     try:
-      value = ast.literal_eval(text if text.strip()[:1] in ("(", "[") else f"({text},)") if text.strip() else ()
+      inside = text.strip().rstrip(",")
+      literal = text if inside[:1] in ("(", "[") else f"({inside},)" if inside else "()"
+      value = ast.literal_eval(literal)
       return _checked(value, hint)
     except (ValueError, SyntaxError, TypeError):
       pass

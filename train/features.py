@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
       bar.update(sum(d.shards + d.skipped for d in [*dones, done]) - bar.n)
       seconds = sum(d.seconds for d in [*dones, done])
       bad = sum(len(d.bad) for d in [*dones, done])
-      speed = seconds / max(bar.format_dict["elapsed"], 1e-3)
+      speed = seconds / (time.perf_counter() - start)
       bar.set_postfix(audio=f"{seconds / 3600:.2f} h", speed=f"{speed:.0f}x", bad=bad)
 
     for corpus in corpora:
