@@ -5,11 +5,12 @@
 The whole chain at its smallest: corpus, features, speech tokenizer, speaker encoder, language model, flow and
 vocoder, each trained by its own program in its tiny configuration; the parts exported as a model directory;
 every text synthesised by it; and the audio recognised by the speech tokenizer's own ASR head. Prints what was
-said and heard, and ends with status 1 if a text came back wrong. About half an hour on two CPU cores for ten
-utterances of two seconds. What is done already is not done again.
+said and heard, and ends with status 1 if a text came back wrong. About three quarters of an hour on two CPU cores for
+ten utterances of two seconds. What is done already is not done again.
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -24,8 +25,8 @@ TRAINERS: dict[str, tuple[int, list[str]]] = {
   "speech_tokenizer": (600, ["data.seconds=30", "attention_reads=false"]),
   "speaker": (60, ["data.rows=10"]),
   "lm": (500, ["data.rows=4", "data.interleave=0"]),
-  "flow": (1500, ["data.seconds=30"]),
-  "vocoder": (1200, ["data.rows=16"]),
+  "flow": (3000, ["data.seconds=30"]),
+  "vocoder": (3000, ["data.rows=16"]),
 }
 SAME = ["run.eval_every=200", "run.save_every=200", "run.keep_last=1", "run.keep_best=0", "optim.schedule=cosine"]
 
@@ -103,6 +104,10 @@ def say_back(out: Path, run: Path, texts: list[str], seed: int) -> list[str]:
   from cosyjax.training.checkpoints import read_arrays
 
   model = cosyjax.load(out / "model")
+  # What is known by heart is said as it is: the likeliest token each time, and repeated ones are no fault.
+  lm = dataclasses.replace(model.config.lm, top_k=1, repeat_rate=2.0)
+  config = dataclasses.replace(model.config, lm=lm)
+  model = cosyjax.Synthesizer(config, model.stages.params, model.text_tokenizer)
   corpus = Corpus(out / "corpus", "train")
   features = Features(out / "corpus", "train", ["speaker"])
   voices = {corpus[i]["text"]: cosyjax.Voice.from_speaker(features[i]["speaker"]) for i in range(len(corpus))}
