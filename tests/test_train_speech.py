@@ -62,7 +62,7 @@ def test_speech_tokenizer_takes_two_steps(corpus, tmp_path, monkeypatch):
     "asr.layers=0",
     "asr.decoder_layers=1",
   ]
-  batches = ["data.seconds=2.0", "data.buckets=1.0", "attention_reads=false", "optim.ema=0.9"]
+  batches = ["data.seconds=2.0", "data.buckets=1.0", "attention_reads=false", "optim.ema=0.9", "augment.time_masks=1"]
   lines = _run(speech_tokenizer, "speech_tokenizer", corpus, tmp_path / "run", *small, *batches)
   assert np.isfinite(_scalar(lines, "train/loss")).all()
   assert len(_scalar(lines, "train/loss")) == 2

@@ -35,6 +35,7 @@ from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
 from cosyjax.tokenizer import ctc, recognise, units
 from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments
 from cosyjax.tokenizer.asr_loss import asr_loss, compare, hear
+from cosyjax.tokenizer.augment import AugmentConfig, augment
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.flops import training_flops
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
@@ -68,6 +69,7 @@ class Config:
   run: RunConfig
   mesh: MeshConfig
   attention_reads: bool = True  # evaluation also decodes with the attention decoder
+  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)  # of training's recordings alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   c, run, data = config, config.run, config.data
   module = AsrTokenizer(c.tokenizer, c.asr, jnp.dtype(run.dtype), run.remat)
   init = lambda key: module.init(key, *init_arguments(c.tokenizer))["params"]
-  loss_fn = lambda params, batch, key, extra: asr_loss(module, params, batch)
+
+  def loss_fn(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
+    if c.augment != AugmentConfig():
+      mel_BTM = augment(key, batch["log_mel_BTM"], batch["lengths_B"], c.augment)
+      batch = batch | {"log_mel_BTM": mel_BTM}
+    return asr_loss(module, params, batch)
+
   tx = make_optimiser(c.optim, run.steps)
   abstract = abstract_state(init, tx, c.optim)
 
@@ -116,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   everywhere = NamedSharding(mesh, PartitionSpec())
   look = jax.jit(functools.partial(look_at, module, c.attention_reads), out_shardings=everywhere)
   shapes = batches.shapes[-1]
-  flops = training_flops(loss_fn, unbox(abstract).params, shapes, None, None)
+  flops = training_flops(functools.partial(total, loss_fn), unbox(abstract).params, shapes)
   seconds = shapes["log_mel_BTM"].shape[0] * shapes["log_mel_BTM"].shape[1] / 100
   log = Log(
     args.out, total_steps=run.steps, config=to_dict(c), units="audio seconds", flops_per_unit=flops / seconds,
@@ -218,6 +226,11 @@ def evaluate(
   return scalars, {"ctc_alignment": alignment_picture(alignment.T)}
 
 
+def total(loss_fn: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+  """The summed loss of a batch with any key: for counting FLOPs."""
+  return loss_fn(params, batch, jax.random.key(0), None).total
+
+
 def build(
   mesh: Mesh, *, config: Config, abstract: Any, loss_fn: Any, tx: Any
 ) -> tuple[Any, tuple[Any, Any], float, float]:
@@ -236,7 +249,7 @@ def build(
   if c.asr.pitch_weight:
     batch["f0_BT"] = place((rows, frames // 2), jnp.float32)
   update = make_update(loss_fn, tx, c.optim, c.run.steps, state_shardings(abstract, mesh))
-  flops = training_flops(lambda params, batch: loss_fn(params, batch, None, None).total, unbox(abstract).params, batch)
+  flops = training_flops(functools.partial(total, loss_fn), unbox(abstract).params, batch)
   return update, (with_shardings(abstract, mesh), batch), rows * frames / 100, flops
 
 
