@@ -280,6 +280,16 @@ def test_the_program_computes_every_split_and_says_what_it_did(tones, tmp_path, 
     program.main([str(tmp_path / "corpus"), "--names", "speaker", "--no-cache"])
 
 
+def test_use_of_the_codebook_is_counted_over_all_shards_of_a_split(tmp_path, capsys):
+  for k, tokens in enumerate(([0, 0, 5], [7])):
+    with ShardWriter(tmp_path, "speech_tokens", shard_stem("train", k, 2), "maker") as shard:
+      shard.add(np.array(tokens, np.int32))
+  program.report_use(tmp_path, ["train", "validation"], 9)
+  said = capsys.readouterr().out
+  # Three of four codes that four tokens could use; exp of the entropy of (1/2, 1/4, 1/4) is 2 sqrt 2.
+  assert said == "train: 4 tokens use 3 of 9 codes (75.0% of what they could), perplexity 3\n"
+
+
 # Files.
 
 

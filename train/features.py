@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cosyjax import checkpoint, networks
@@ -21,7 +22,9 @@ from cosyjax import config as config_lib
 from cosyjax.compilation import enable_cache
 from cosyjax.data.corpus import Corpus, splits
 from cosyjax.data.extract import NETWORK, Model, compute
-from cosyjax.data.features import KINDS
+from cosyjax.data.features import KINDS, Features
+from cosyjax.errors import DataError
+from cosyjax.metrics import codebook_use
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train.cli import at_exit, parse_processes
 
@@ -96,7 +99,26 @@ def main(argv: list[str] | None = None) -> int:
     f" {sum(done.examples for done in dones)} examples, {seconds:.0f} s of audio in {elapsed:.0f} s,"
     f" {seconds / elapsed:.0f} times real time; {bad} recordings unusable"
   )
+  if "speech_tokens" in args.names:
+    report_use(args.corpus, [corpus.split for corpus in corpora], model.config.speech_tokenizer.codebook_size)
   return 0
+
+
+def report_use(directory: Path, names: list[str], codes: int) -> None:
+  """Prints how the tokens of each split fill the codebook; a split whose shards are not all there has no line."""
+  for split in names:
+    try:
+      features = Features(directory, split, ["speech_tokens"])
+    except DataError:  # another process has not finished its shards
+      continue
+    counts_C = np.zeros(codes, np.int64)
+    for i in range(len(features)):
+      counts_C += np.bincount(features[i]["speech_tokens"], minlength=codes)
+    use = codebook_use(counts_C)
+    print(
+      f"{split}: {use.tokens:,} tokens use {use.used} of {use.codes} codes ({use.of_fillable:.1%} of what they could),"
+      f" perplexity {use.perplexity:.0f}"
+    )
 
 
 def open_model(path: Path | None, preset: str | None, names: list[str]) -> Model | None:
