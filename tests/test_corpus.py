@@ -1,6 +1,7 @@
 """Corpora: built from manifests and TFDS data sets, read back without TensorFlow, damage is named."""
 
 import base64
+import builtins
 import filecmp
 import io
 import json
@@ -8,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -255,3 +257,24 @@ def _differences(a: Path, b: Path) -> list[str]:
   names -= {name for name in names if name.endswith(".npz") or name == "dataset_info.json"}
   assert names
   return filecmp.cmpfiles(a, b, names, shallow=False)[1] + filecmp.cmpfiles(a, b, names, shallow=False)[2]
+
+
+def test_only_one_thread_at_a_time_imports_tfds(monkeypatch):
+  inside, most, real = [], [], builtins.__import__
+
+  def slow(name, *args, **kwargs):
+    if not name.startswith("tensorflow_datasets"):
+      return real(name, *args, **kwargs)
+    inside.append(name)
+    most.append(len(inside))
+    time.sleep(0.01)
+    try:
+      return real(name, *args, **kwargs)
+    finally:
+      inside.pop()
+
+  corpus.example_type()  # what TFDS itself imports is not looked at
+  monkeypatch.setattr(builtins, "__import__", slow)
+  with ThreadPoolExecutor(8) as pool:
+    assert len({future.result() for future in [pool.submit(corpus.example_type) for _ in range(8)]}) == 1
+  assert most and max(most) == 1

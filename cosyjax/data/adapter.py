@@ -153,15 +153,13 @@ class _Source:
 
   def read(self, i: int) -> Mapping[str, Any]:
     """The features of example `i`, as protocol messages."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
     n = int(np.searchsorted(self._firsts, i, side="right")) - 1
     shard = self._shards[n]
     if n not in self._readers:
       self._readers[n] = corpus.open_shard(shard)
     try:
       [record] = self._readers[n].read([i - shard.first])
-      return tf_example_pb2.Example.FromString(record).features.feature
+      return corpus.example_type().FromString(record).features.feature
     except Exception as error:  # the reader's C++ raises several types
       raise DataError(f"{shard.path}: expected record {i - shard.first}, found a damaged one ({error})") from error
 

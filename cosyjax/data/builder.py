@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cosyjax.data.corpus import example_type
 from cosyjax.errors import DataError
 
 NAME, VERSION = "speech_corpus", "1.0.0"
@@ -200,14 +201,14 @@ class ShardWriter:
     """Writes the serialized examples of one shard, in their order."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from etils import epath
-    from tensorflow_datasets.proto import tf_example_pb2
 
+    message = example_type()
     path, is_remote = epath.Path(path), "://" in str(path)
     with tempfile.TemporaryDirectory() as folder:
       file = Path(folder) / "shard" if is_remote else path
       writer = ArrayRecordWriter(str(file), "group_size:1")  # every record can be read on its own
       for _, record in examples:
-        writer.write(tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True))
+        writer.write(message.FromString(record).SerializeToString(deterministic=True))
       writer.close()
       if is_remote:
         epath.Path(file).copy(path, overwrite=True)

@@ -143,6 +143,21 @@ class Corpus:
       return self._index_cache
 
 
+_importing = threading.Lock()
+
+
+def example_type() -> type:
+  """The protocol message tf.train.Example. Any thread may ask for it first.
+
+  Two threads that import TFDS at the same moment wait for each other for ever: its lazy modules are cached
+  properties, whose locks and the import system's are taken in opposite orders.
+  """
+  with _importing:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
 def parse_example(record: bytes, where: str) -> dict[str, Any]:
   """The fields of a serialized tf.train.Example with the features of a corpus.
 
@@ -150,10 +165,9 @@ def parse_example(record: bytes, where: str) -> dict[str, Any]:
     DataError: no such message, or a field is missing.
   """
   from google.protobuf.message import DecodeError
-  from tensorflow_datasets.proto import tf_example_pb2
 
   try:
-    fields = tf_example_pb2.Example.FromString(record).features.feature
+    fields = example_type().FromString(record).features.feature
     example: dict[str, Any] = {name: fields[name].bytes_list.value[0].decode() for name in STRINGS}
     example["audio"] = fields["audio"].bytes_list.value[0]
     example["seconds"] = fields["seconds"].float_list.value[0]
