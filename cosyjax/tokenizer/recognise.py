@@ -1,4 +1,4 @@
-"""Reading speech back through the tokens: greedy CTC, and greedy attention decoding. Letters as in `asr`."""
+"""Reading speech back through the tokens: greedy CTC, greedy attention decoding, both. Letters as in `asr`."""
 
 import functools
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.tokenizer import ctc, units
 from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, Quantised
+from cosyjax.tokenizer.asr_loss import answers
 
-METHODS = ("ctc", "attention")
+METHODS = ("ctc", "attention", "joint")
 
 
 def encode(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax.Array) -> tuple[Quantised, jax.Array]:
@@ -24,9 +25,7 @@ def encode(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax
 
 def read_ctc(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax.Array) -> jax.Array:
   """Best unit of each CTC frame without repetitions: int32 [B, R]; zeros are to be skipped. Jittable."""
-  quantised, encoded_BUD = encode(module, params, mel_BTM, lengths_B)
-  ctc_BRV = module.apply({"params": params}, encoded_BUD, method="ctc")
-  return ctc.greedy(ctc_BRV, module.asr.ctc_rate * quantised.lengths_B)
+  return _spell(module, params, *encode(module, params, mel_BTM, lengths_B))[0]
 
 
 def read_attention(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax.Array) -> jax.Array:
@@ -34,8 +33,51 @@ def read_attention(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, length
 
   A row ends by itself or at twice its number of tokens, more bytes than anybody says in the time.
   """
-  variables = {"params": params}
+  return _write(module, params, *encode(module, params, mel_BTM, lengths_B))
+
+
+def read_joint(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  """Of the texts that CTC and attention read, the one that both together find likelier: int32 [B, R]. Jittable.
+
+  Texts are scored as in training, (1 - w) attention + w CTC with the weight w of `AsrConfig` (Watanabe et al. 2017,
+  "Hybrid CTC/attention architecture", section IV, with two hypotheses).
+  """
+  variables, a = {"params": params}, module.asr
   quantised, encoded_BUD = encode(module, params, mel_BTM, lengths_B)
+  spelled_BR, ctc_BRV = _spell(module, params, quantised, encoded_BUD)
+  written_BR = _write(module, params, quantised, encoded_BUD)
+  speech = module.apply(variables, encoded_BUD, method="speech")
+  longest = max(spelled_BR.shape[1], written_BR.shape[1])
+
+  def cost(ids_BR: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The text without gaps, and its negative log-probability [B]."""
+    ids_BR = jnp.pad(ids_BR, ((0, 0), (0, longest - ids_BR.shape[1])))
+    ids_BR = jnp.take_along_axis(ids_BR, jnp.argsort(ids_BR == units.BLANK, axis=1, stable=True), axis=1)
+    sizes_B, frames_B = jnp.sum(ids_BR != units.BLANK, axis=1), a.ctc_rate * quantised.lengths_B
+    given_BR = jnp.pad(ids_BR, ((0, 0), (1, 0)), constant_values=units.START)
+    scores_BRV, _ = module.apply(variables, given_BR, speech, quantised.lengths_B, method="decode")
+    targets_BR, counted_BR = answers(ids_BR, sizes_B, lengths_B > 0)
+    chances_BR = jnp.take_along_axis(jax.nn.log_softmax(scores_BRV), targets_BR[..., None], axis=-1)[..., 0]
+    attention_B = -jnp.sum(chances_BR, axis=1, where=counted_BR)
+    ctc_B = ctc.loss(ctc_BRV, frames_B, ids_BR, sizes_B)
+    ctc_B = jnp.where(ctc.feasible(frames_B, ids_BR, sizes_B), ctc_B, jnp.inf)  # no frames to say so much in
+    return ids_BR, (1 - a.ctc_weight) * attention_B + (a.ctc_weight * ctc_B if a.ctc_weight else 0.0)
+
+  (spelled_BR, spelled_B), (written_BR, written_B) = cost(spelled_BR), cost(written_BR)
+  return jnp.where((written_B < spelled_B)[:, None], written_BR, spelled_BR)
+
+
+def _spell(
+  module: AsrTokenizer, params: Any, quantised: Quantised, encoded_BUD: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """(what CTC reads, its scores)."""
+  ctc_BRV = module.apply({"params": params}, encoded_BUD, method="ctc")
+  return ctc.greedy(ctc_BRV, module.asr.ctc_rate * quantised.lengths_B), ctc_BRV
+
+
+def _write(module: AsrTokenizer, params: Any, quantised: Quantised, encoded_BUD: jax.Array) -> jax.Array:
+  """What the attention decoder reads."""
+  variables = {"params": params}
   speech = module.apply(variables, encoded_BUD, method="speech")
   batch, limit = encoded_BUD.shape[0], 2 * encoded_BUD.shape[1]
 
@@ -56,12 +98,12 @@ def read_attention(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, length
 
   start_B = jnp.full((batch,), units.START, jnp.int32)
   cache = module.apply(variables, batch, limit, method="empty")
-  state = (jnp.int32(0), start_B, cache, lengths_B > 0, jnp.zeros((batch, limit), jnp.int32))
+  state = (jnp.int32(0), start_B, cache, quantised.lengths_B > 0, jnp.zeros((batch, limit), jnp.int32))
   return jax.lax.while_loop(more, write, state)[-1]
 
 
 def texts_of(ids_BR: Any) -> list[str]:
-  """Texts of what `read_ctc` or `read_attention` returned."""
+  """Texts of what one of the readers returned."""
   return [units.decode(row) for row in np.asarray(ids_BR).tolist()]
 
 
@@ -94,5 +136,5 @@ def recognise(
 
 @functools.lru_cache(maxsize=8)
 def _reader(config: SpeechTokenizerConfig, asr: AsrConfig, method: str) -> Any:
-  read = read_ctc if method == "ctc" else read_attention
+  read = {"ctc": read_ctc, "attention": read_attention, "joint": read_joint}[method]
   return jax.jit(functools.partial(read, AsrTokenizer(config, asr)))
