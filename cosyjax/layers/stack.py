@@ -18,6 +18,8 @@ from cosyjax.training.remat import remat as wrap
 
 Tree = dict[str, Any]
 
+_FEW_LAYERS = 6  # that `unrolled` writes out
+
 
 def stack_layers(params: Tree, name: str = "layers") -> Tree:
   """Replaces `name_0` ... `name_{n-1}` of every level by one `name` with a leading layer axis.
@@ -96,11 +98,12 @@ def run_layers(
   return x
 
 
-def scanned(layer: Any, count: int, axis: str | None = "layers") -> Any:
+def scanned(layer: Any, count: int, axis: str | None = "layers", unroll: int = 1) -> Any:
   """`nn.scan` of a layer over stacked parameters. Takes a module class, or a function whose first argument is a module.
 
   Called with (carry, what all layers share ...) it runs the layers one after the other; each returns
-  (carry, result or None). `axis` is the logical name of the parameters' new axis.
+  (carry, result or None). `axis` is the logical name of the parameters' new axis; `unroll` layers are written out
+  in each round of the loop.
   """
   return nn.scan(
     layer,
@@ -109,7 +112,19 @@ def scanned(layer: Any, count: int, axis: str | None = "layers") -> Any:
     in_axes=nn.broadcast,
     length=count,
     metadata_params={nn.PARTITION_NAME: axis},
+    unroll=unroll,
   )
+
+
+def unrolled(count: int) -> int:
+  """How many of `count` stacked layers to write out in a round: all, if they are few and for a single CPU.
+
+  A loop there copies each layer's weights out of the stack, and its gradients and all that the backward pass
+  reads into stacks. Elsewhere these copies cost little, and a loop compiles once, whatever the number of layers.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  alone = jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)
+  return count if alone and count <= _FEW_LAYERS else 1
 
 
 def _stack(*leaves: Any) -> Any:

@@ -9,6 +9,7 @@ from cosyjax.layers.constrain import shard_none, shard_rows
 from cosyjax.lm.sequence import IGNORE
 
 CHUNK = 256  # positions of a row whose logits are there at a time
+FEW = 2048  # positions of a whole batch whose logits are made at once and kept: 54 MB of them
 
 
 class Scores(NamedTuple):
@@ -46,7 +47,8 @@ def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *
   """Scores of all targets without ever holding the logits of more than `chunk` positions of each row.
 
   The backward pass makes each chunk's logits again: half a percent of a full-size step's work. For
-  8,192 positions at full size loss and gradient take 113 MB of temporaries instead of 430 MB.
+  8,192 positions at full size loss and gradient take 113 MB of temporaries instead of 430 MB. Batches of
+  up to `FEW` positions, for which that saves nothing, are scored at once.
 
   Args:
     hidden_BLD: of `TextSpeechLM.hidden`; its type is that of the product, which sums in float32.
@@ -66,7 +68,6 @@ def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *
     x = jnp.pad(x, ((0, 0), (0, count * chunk - length), *rest), constant_values=fill)
     return jnp.moveaxis(x.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
 
-  @jax.checkpoint
   def score(hidden_BcD: jax.Array, targets_Bc: jax.Array) -> Scores:
     hidden_BcD = shard_rows(hidden_BcD)
     logits_BcV = jnp.einsum("bcd,vd->bcv", hidden_BcD, kernel_VD, preferred_element_type=jnp.float32) + bias_V
@@ -74,6 +75,9 @@ def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *
     right_Bc = (jnp.argmax(logits_BcV, axis=-1) == targets_Bc) & (targets_Bc != IGNORE)
     return Scores(token_log_probs(logits_BcV, targets_Bc), right_Bc)
 
-  _, chunks = jax.lax.scan(lambda _, x: (None, score(*x)), None, (split(hidden_BLD, 0), split(targets_BL, IGNORE)))
+  if batch * length <= FEW:
+    return score(hidden_BLD, targets_BL)
+  again = jax.checkpoint(score)
+  _, chunks = jax.lax.scan(lambda _, x: (None, again(*x)), None, (split(hidden_BLD, 0), split(targets_BL, IGNORE)))
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, count * chunk)[:, :length]
   return Scores(*(join(x) for x in chunks))

@@ -21,7 +21,7 @@ from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import Dtype, RMSNorm, named
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import causal_mask
-from cosyjax.layers.stack import scanned
+from cosyjax.layers.stack import scanned, unrolled
 from cosyjax.lm.attention import attend_packed
 from cosyjax.training.remat import remat
 
@@ -295,7 +295,7 @@ class Qwen2(nn.Module):
     x_BLD = x_BLD.astype(self.dtype)
     layer = remat(Layer, self.remat, prevent_cse=not self.scan)
     if self.scan:
-      stack = scanned(layer, c.layers)(c, self.dtype, self.fused, keep=False, name="layers")
+      stack = scanned(layer, c.layers, unroll=unrolled(c.layers))(c, self.dtype, self.fused, keep=False, name="layers")
       x_BLD, cache = stack(x_BLD, positions_BL, rotary, mask_BLS, None, segments_BL)
     else:
       caches = []

@@ -81,13 +81,67 @@ def learning_rate(c: OptimConfig, steps: int) -> optax.Schedule:
   return rate
 
 
-def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformation:
-  """Clip, Adam, decay, rate: an optax chain whose state is zeros and counts only."""
-  parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
-  parts.append(optax.scale_by_adam(c.b1, c.b2, c.eps))
+def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+  """Clip, Adam, decay, rate: an optax chain whose state is zeros and counts only.
+
+  `update(grads, state, params, finite=True)`: where `finite` is false the new state is the old one, and the
+  updates are not to be used. The question is asked where moments are made: asked afterwards, it would keep
+  old and new moments alive at once, and cost a pass over each.
+  """
+  parts = [_clip(c.clip)] if c.clip else []
+  parts.append(_scale_by_adam(c.b1, c.b2, c.eps))
   if c.weight_decay:
     parts.append(optax.add_decayed_weights(c.weight_decay, mask=decayed))
-  return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(c, steps)))
+  return optax.chain(*parts, _scale_by_rate(learning_rate(c, steps)))
+
+
+def written(tree: Any) -> Any:
+  """The same arrays; on CPUs, made before whatever reads them is.
+
+  XLA fuses what makes moments into what reads them, too. Accelerators then write parameters and moments in one pass.
+  On CPUs that takes a pass each, all of which read the old moments, so that these are copied before one of the
+  passes may overwrite them: half of an update's time.
+  """
+  return jax.lax.platform_dependent(tree, cpu=jax.lax.optimization_barrier, default=lambda tree: tree)
+
+
+def _clip(limit: float) -> optax.GradientTransformation:
+  """Gradients times one number, which the passes that read them apply on their way."""
+
+  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    norm = optax.global_norm(grads)
+    scale = jnp.where(norm > limit, limit / norm, 1.0)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+  """Adam's direction (Kingma and Ba 2015, algorithm 1)."""
+
+  def update(grads: Any, state: optax.ScaleByAdamState, params: Any = None, *, finite: Any = True, **_: Any):
+    move = lambda old, new: jnp.where(finite, new, old)
+    count = move(state.count, optax.safe_increment(state.count))
+    mu = jax.tree.map(lambda m, g: move(m, b1 * m + (1.0 - b1) * g), state.mu, grads)
+    nu = jax.tree.map(lambda v, g: move(v, b2 * v + (1.0 - b2) * jnp.square(g)), state.nu, grads)
+    mu, nu = written((mu, nu))
+    n = jnp.maximum(count, 1).astype(jnp.float32)
+    unbias_1, unbias_2 = 1.0 / (1.0 - b1**n), 1.0 / (1.0 - b2**n)
+    direction = jax.tree.map(lambda m, v: m * unbias_1 / (jnp.sqrt(v * unbias_2) + eps), mu, nu)
+    return direction, optax.ScaleByAdamState(count, mu, nu)
+
+  return optax.GradientTransformationExtraArgs(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+def _scale_by_rate(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+  """Steps against the gradient, as long as the schedule says after the updates made so far."""
+
+  def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None, *, finite: Any = True, **_: Any):
+    step = -rate(state.count)
+    count = jnp.where(finite, optax.safe_increment(state.count), state.count)
+    return jax.tree.map(lambda u: u * step.astype(u.dtype), updates), optax.ScaleByScheduleState(count)
+
+  return optax.GradientTransformationExtraArgs(optax.scale_by_schedule(rate).init, update)
 
 
 def decayed(params: Any) -> Any:

@@ -9,7 +9,7 @@ import optax
 
 from cosyjax.errors import ConfigError
 from cosyjax.sharding import traced_under
-from cosyjax.training.optimiser import OptimConfig, learning_rate
+from cosyjax.training.optimiser import OptimConfig, learning_rate, written
 from cosyjax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -95,25 +95,25 @@ def accumulate_gradients(
     def total(params: Any) -> tuple[jax.Array, Loss]:
       loss = loss_fn(params, batch, key, extra)
       loss = loss._replace(extra=extra) if loss.extra is None else loss
-      return loss.total.astype(jnp.float32), loss
+      # One batch has its weight already: dividing the loss by it saves a pass over the gradients.
+      weight = jax.lax.stop_gradient(_positive(loss.weight)) if count == 1 else 1.0
+      return loss.total.astype(jnp.float32) / weight, loss
 
-    grads, loss = jax.grad(total, has_aux=True)(params)
-    return grads, loss
+    return jax.grad(total, has_aux=True)(params)
 
   if count == 1:
-    grads, loss = one(batch, key, extra)
-  else:
-    shared, rows = split_rows(batch, count)
+    return one(batch, key, extra)
+  shared, rows = split_rows(batch, count)
 
-    def body(carry: tuple[Any, Any], item: tuple[Batch, jax.Array]) -> tuple[tuple[Any, Any], Loss]:
-      grads, extra = carry
-      part, index = item
-      more, loss = one(part | shared, jax.random.fold_in(key, index), extra)
-      return (jax.tree.map(jnp.add, grads, more), loss.extra), loss._replace(extra=None)
+  def body(carry: tuple[Any, Any], item: tuple[Batch, jax.Array]) -> tuple[tuple[Any, Any], Loss]:
+    grads, extra = carry
+    part, index = item
+    more, loss = one(part | shared, jax.random.fold_in(key, index), extra)
+    return (jax.tree.map(jnp.add, grads, more), loss.extra), loss._replace(extra=None)
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    (grads, extra), losses = jax.lax.scan(body, (zeros, extra), (rows, jnp.arange(count)))
-    loss = jax.tree.map(lambda x: jnp.sum(x, axis=0), losses)._replace(extra=extra)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  (grads, extra), losses = jax.lax.scan(body, (zeros, extra), (rows, jnp.arange(count)))
+  loss = jax.tree.map(lambda x: jnp.sum(x, axis=0), losses)._replace(extra=extra)
   scale = 1.0 / _positive(loss.weight)
   return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), loss
 
@@ -162,21 +162,22 @@ def apply_gradients(
   """
   norm = optax.global_norm(grads).astype(jnp.float32)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params, finite=finite)
+  params = keep(optax.apply_updates(state.params, updates), state.params)
   ema = state.ema
   if ema is not None:
-    ema = jax.tree.map(lambda old, new: c.ema * old + (1.0 - c.ema) * new, ema, params)
+    params = written(params)
+    ema = keep(jax.tree.map(lambda old, new: c.ema * old + (1.0 - c.ema) * new, ema, params), ema)
   extra = state.extra if extra is None else extra
-  keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
   info = {"grad_norm": norm}
   if steps is not None:
     info["learning_rate"] = learning_rate(c, steps)(state.step - state.skipped)
   state = state.replace(
     step=state.step + 1,
-    params=keep(params, state.params),
-    opt_state=keep(opt_state, state.opt_state),
-    ema=keep(ema, state.ema),
+    params=params,
+    opt_state=opt_state,
+    ema=ema,
     extra=keep(extra, state.extra),
     bad=jnp.where(finite, 0, state.bad + 1),
     skipped=state.skipped + jnp.where(finite, 0, 1),
