@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from cosyjax import config as config_lib
 from cosyjax.buckets import Buckets
 from cosyjax.errors import OutputError
 from cosyjax.lm import sequence
+from cosyjax.measure import peak_bytes
 from cosyjax.stages import DECODE_STEPS, LMRow, Solve
 from cosyjax.synthesizer import Synthesizer, load, random_model
 from infer import options
@@ -160,14 +160,6 @@ def _median(work: Callable[[], Any], repeats: int) -> float:
     work()
     times.append(1e3 * (time.perf_counter() - start))
   return statistics.median(times)
-
-
-def peak_bytes() -> int:
-  """Most memory ever in use: of the first device if it tells, else of this process."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  if "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"]
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def table(rows: list[dict[str, Any]]) -> str:

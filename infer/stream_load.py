@@ -16,10 +16,11 @@ from cosyjax import config as config_lib
 from cosyjax.compilation import count_compilations
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
+from cosyjax.measure import top_kernels
 from cosyjax.streaming.engine import Engine, Text
 from cosyjax.synthesizer import Synthesizer
 from cosyjax.voice import Voice, voice_versions
-from infer.stream_probe import Probe, at_rate, growth, needed_text, top_kernels
+from infer.stream_probe import Probe, at_rate, growth, needed_text
 from infer.timeline import Timeline
 
 HUGE = 1 << 30  # text ids: no text is cut into utterances

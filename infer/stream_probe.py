@@ -2,12 +2,9 @@
 
 import collections
 import dataclasses
-import gzip
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -165,23 +162,3 @@ def at_rate(pieces: Sequence[str], times: Sequence[float]) -> Iterator[str]:
   for piece, when in zip(pieces, times, strict=True):
     time.sleep(max(began + when - time.perf_counter(), 0))
     yield piece
-
-
-def top_kernels(folder: Path, count: int) -> list[tuple[str, float, int]]:
-  """The longest operations in the newest profile below a folder: name, total milliseconds, calls.
-
-  Those of the device if the profile has any, else those of the host's compiled programs.
-  """
-  files = sorted(folder.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
-  if not files:
-    return []
-  events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"]
-  names = {e["pid"]: e["args"].get("name", "") for e in events if e.get("name") == "process_name"}
-  devices = {pid for pid, name in names.items() if "/device:" in name}
-  spent, calls = collections.Counter(), collections.Counter()
-  for e in events:
-    on_device = e.get("pid") in devices if devices else "hlo_op" in e.get("args", {})
-    if e.get("ph") == "X" and on_device:
-      spent[e["name"]] += e["dur"] / 1e3
-      calls[e["name"]] += 1
-  return [(name, ms, calls[name]) for name, ms in spent.most_common(count)]

@@ -86,6 +86,7 @@ def parse(
   argv: Sequence[str] | None,
   flags: argparse.ArgumentParser | None = None,
   needs_data: bool = True,
+  runs: bool = True,
 ) -> tuple[argparse.Namespace, Any]:
   """Reads the flags and the configuration they name.
 
@@ -95,6 +96,7 @@ def parse(
     argv: flags, those of the process if None.
     flags: from `parser`, if the program has flags of its own.
     needs_data: whether --data must be given.
+    runs: False for a look at the step alone, which needs no folders.
 
   Returns:
     (args, config). `args.processes` is (i, n), (0, 1) if not given.
@@ -114,7 +116,7 @@ def parse(
   if args.processes[1] > 1 and not args.coordinator:
     flags.error("--processes needs --coordinator HOST:PORT")
   missing = [name for name in ("data",) * needs_data + ("out",) if getattr(args, name) is None]
-  if missing and not args.compile_only:
+  if missing and runs and not args.compile_only:
     flags.error("the following arguments are required: " + ", ".join(f"--{name}" for name in missing))
   return args, config
 

@@ -40,6 +40,13 @@ from cosyjax.training.chips import GIB, Chip, chip_of
 #   batch (`flops.training_flops`); None takes those of the update as they are executed.
 Build = Callable[[Mesh], tuple[Any, tuple[Any, ...], float, float | None]]
 
+# create(mesh) -> the state that a new run starts from, the first of the arguments.
+Create = Callable[[Mesh], Any]
+
+# look(build, create, config, mesh=, units=, dtype=) -> exit code: does something else with a step than train with it,
+#   see train.benchmark. `config` is the trainer's, the others are as for `report`.
+Look = Callable[..., int]
+
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
   "TPU_WORKER_HOSTNAMES": "localhost",

@@ -73,11 +73,11 @@ class Config:
   prompt: float = 0.3  # share of each that it is given as a prompt
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   flags = cli.parser(__doc__)
   flags.add_argument("--vocoder", type=Path, metavar="MODEL_DIR", help="vocoder for the sounds of evaluations")
-  args, config = cli.parse(__doc__, Config, argv, flags)
+  args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
   if args.init:
     config = dataclasses.replace(config, flow=checkpoint.load_config(args.init).flow)
   run, data, optim = config.run, config.data, config.optim
@@ -110,10 +110,12 @@ def main(argv: list[str] | None = None) -> int:
     seconds = shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / MEL_RATE
     return update, (with_shardings(abstract, mesh), batch), seconds, flops_per_second(shapes) * seconds
 
+  create = lambda mesh: create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
+  what = {"mesh": config.mesh, "units": "audio seconds", "dtype": run.dtype}
+  if look:
+    return look(build, create, config, **what)
   if args.compile_only:
-    return compile_only.report(
-      "train.flow", args.compile_only, build, mesh=config.mesh, units="audio seconds", dtype=run.dtype, file=args.report
-    )
+    return compile_only.report("train.flow", args.compile_only, build, **what, file=args.report)
 
   # ---- devices
   mesh = runtime.start(args, config)
@@ -137,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     step, state, iterator = checkpoints.restore(with_shardings(abstract, mesh))
     batches.restore(iterator)
   else:
-    step, state = 0, create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
+    step, state = 0, create(mesh)
     if args.init:
       state = replace_params(state, stack(released_params(args.init, "flow")))
 

@@ -69,12 +69,12 @@ class Config:
   speaker: int = 0  # ablation (paper Table 7): length of the speaker vector that the model reads after START; 0: none
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   flags = cli.parser(__doc__)
   flags.add_argument("--qwen", type=Path, metavar="DIR", help="start text embedding and stack from Qwen2.5 weights")
   flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --init or --qwen")
-  args, config = cli.parse(__doc__, Config, argv, flags)
+  args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
   if args.init and args.qwen:
     raise ConfigError("--init and --qwen: expected at most one of them")
   if args.init:
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     forward = lambda params, batch: training.objective(model, params, batch).total
     return flops.training_flops(forward, with_shapes(abstract.params), shapes, attention=attention)
 
-  # ---- compile only: the same step for devices that are not there
+  # ---- compile only: the same step for devices that are not there, or on batches that are made up
   def build(mesh: Mesh):
     shapes = batch_shapes(config)
     if data.rows % row_count(mesh):
@@ -113,10 +113,12 @@ def main(argv: list[str] | None = None) -> int:
     update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
     return update, (with_shardings(abstract, mesh), batch), data.rows * data.length, model_flops(shapes)
 
+  create = lambda mesh: create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
+  what = {"mesh": config.mesh, "units": "tokens", "dtype": run.dtype}
+  if look:
+    return look(build, create, config, **what)
   if args.compile_only:
-    return compile_only.report(
-      "train.lm", args.compile_only, build, mesh=config.mesh, units="tokens", dtype=run.dtype, file=args.report
-    )
+    return compile_only.report("train.lm", args.compile_only, build, **what, file=args.report)
 
   # ---- devices
   mesh = runtime.start(args, config)
@@ -141,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     step, state, iterator = checkpoints.restore(with_shardings(abstract, mesh))
     batches.restore(iterator)
   else:
-    step, state = 0, create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
+    step, state = 0, create(mesh)
     if args.init:
       state = replace_params(state, dict(state.params) | released_params(args.init))
     elif args.qwen:

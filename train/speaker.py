@@ -68,20 +68,23 @@ class Config:
   mesh: MeshConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
-  args, config = cli.parse(__doc__, Config, argv)
+  args, config = cli.parse(__doc__, Config, argv, runs=look is None)
   c, run, data = config, config.run, config.data
   tx = make_optimiser(c.optim, run.steps)
 
+  create = lambda init, mesh: create_state(init, tx, c.optim, mesh, runtime.make_key(run.seed, "params"))
+
   # ---- compile only
-  if args.compile_only:
+  if args.compile_only or look:
     _, init, loss_fn = parts(c, SPEAKERS)
     abstract = abstract_state(init, tx, c.optim)
-    return compile_only.report(
-      "speaker", args.compile_only, functools.partial(build, config=c, abstract=abstract, loss_fn=loss_fn, tx=tx),
-      mesh=c.mesh, units="audio seconds", dtype=run.dtype, file=args.report,
-    )  # fmt: skip
+    step_of = functools.partial(build, config=c, abstract=abstract, loss_fn=loss_fn, tx=tx)
+    what = {"mesh": c.mesh, "units": "audio seconds", "dtype": run.dtype}
+    if look:
+      return look(step_of, functools.partial(create, init), config, **what)
+    return compile_only.report("speaker", args.compile_only, step_of, **what, file=args.report)
 
   # ---- devices
   mesh = runtime.start(args, c)
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step, state, position = checkpoints.restore(with_shardings(abstract, mesh))
     batches.restore(position)
   else:
-    state = create_state(init, tx, c.optim, mesh, runtime.make_key(run.seed, "params"))
+    state = create(init, mesh)
 
   # ---- update and evaluation
   update = make_update(loss_fn, tx, c.optim, run.steps, shardings)

@@ -72,9 +72,9 @@ class Config:
   augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)  # of training's recordings alone
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
-  args, config = cli.parse(__doc__, Config, argv)
+  args, config = cli.parse(__doc__, Config, argv, runs=look is None)
   c, run, data = config, config.run, config.data
   module = AsrTokenizer(c.tokenizer, c.asr, jnp.dtype(run.dtype), run.remat)
   init = lambda key: module.init(key, *init_arguments(c.tokenizer))["params"]
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   abstract = abstract_state(init, tx, c.optim)
 
   # ---- compile only
+  create = lambda mesh: create_state(init, tx, c.optim, mesh, runtime.make_key(run.seed, "params"))
+  step_of = functools.partial(build, config=c, abstract=abstract, loss_fn=loss_fn, tx=tx)
+  what = {"mesh": c.mesh, "units": "audio seconds", "dtype": run.dtype}
+  if look:
+    return look(step_of, create, config, **what)
   if args.compile_only:
-    return compile_only.report(
-      "speech_tokenizer",
-      args.compile_only,
-      functools.partial(build, config=c, abstract=abstract, loss_fn=loss_fn, tx=tx),
-      mesh=c.mesh, units="audio seconds", dtype=run.dtype, file=args.report,
-    )  # fmt: skip
+    return compile_only.report("speech_tokenizer", args.compile_only, step_of, **what, file=args.report)
 
   # ---- devices
   mesh = runtime.start(args, c)
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step, state, position = checkpoints.restore(with_shardings(abstract, mesh))
     batches.restore(position)
   else:
-    state = create_state(init, tx, c.optim, mesh, runtime.make_key(run.seed, "params"))
+    state = create(mesh)
 
   # ---- update and evaluation
   update = make_update(loss_fn, tx, c.optim, run.steps, shardings)

@@ -85,9 +85,9 @@ class Config:
       raise ConfigError("optim.accumulate and discriminator_optim.accumulate: expected the same number")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
-  args, config = cli.parse(__doc__, Config, argv)
+  args, config = cli.parse(__doc__, Config, argv, runs=look is None)
   if args.init:
     config = dataclasses.replace(config, model=checkpoint.load_config(args.init).vocoder)
   c, run, data = config, config.run, config.data
@@ -118,10 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     flops = step_flops(model, judges, data.rows, data.frames)
     return updates_on(mesh)[1], (states_on(mesh), batch), data.rows * data.frames / MEL_RATE, flops
 
+  def create(mesh: Mesh):
+    key = lambda name: runtime.make_key(run.seed, name)
+    return {name: create_state(inits[name], transforms[name], optims[name], mesh, key(name)) for name in inits}
+
+  what = {"mesh": c.mesh, "units": "audio seconds", "dtype": run.dtype}
+  if look:
+    return look(build, create, config, **what)
   if args.compile_only:
-    return compile_only.report(
-      "train.vocoder", args.compile_only, build, mesh=c.mesh, units="audio seconds", dtype=run.dtype, file=args.report
-    )
+    return compile_only.report("train.vocoder", args.compile_only, build, **what, file=args.report)
 
   # ---- devices
   mesh = runtime.start(args, c)
@@ -157,9 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step, states, position = checkpoints.restore(states_on(mesh))
     batches.restore(position)
   else:
-    keys = {name: runtime.make_key(run.seed, name) for name in inits}
-    make = lambda name: create_state(inits[name], transforms[name], optims[name], mesh, keys[name])
-    step, states = 0, {name: make(name) for name in inits}
+    step, states = 0, create(mesh)
     if args.init:
       wanted = states_on(mesh)[GENERATOR].params
       weights = checkpoint.load_params(args.init, "vocoder", wanted, jax.tree.map(lambda x: x.sharding, wanted))
