@@ -71,7 +71,12 @@ class Solve:
 
 
 class Stages:
-  """Modules, parameters and programs of one model."""
+  """Modules, parameters and programs of one model.
+
+  Attributes:
+    params: by component, the LM's as `for_decoding` gives them. A stage reads its own part alone, so others may be
+      missing, and parts of equal shapes may be put in their place without compiling anything.
+  """
 
   def __init__(self, config: ModelConfig, params: dict[str, Any], *, dtype: str, buckets: Buckets) -> None:
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -79,7 +84,7 @@ class Stages:
     if dtype == "auto":
       dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     self.config, self.buckets, self.dtype = config, buckets, dtype
-    self.params = params | {"lm": _for_decoding(params["lm"], jnp.dtype(dtype))}
+    self.params = params | ({"lm": for_decoding(params["lm"], dtype)} if "lm" in params else {})
     self.modules = networks(config, jnp.dtype(dtype))
     self.modules["lm"] = self.modules["lm"].clone(fused=True)
     self.analyse_program = Program("voice", self._analyse_fn)
@@ -218,7 +223,7 @@ class Stages:
     return min(self.buckets.tokens[-1] - len(voice.tokens_U), self.buckets.frames[-1] // 2)
 
 
-def _for_decoding(lm: Any, dtype: Any) -> Any:
+def for_decoding(lm: Any, dtype: Any) -> Any:
   """The LM's parameters as a decode step reads them: matrices joined, in the type they are multiplied in."""
 
   def cast(path: tuple, leaf: jax.Array) -> jax.Array:

@@ -108,6 +108,7 @@ def test_lm(data, tmp_path):
   found, info = pulse(lm, LM, data, tmp_path, resume=True)
   assert found["train/loss"] < 9.5  # log 6564 is 8.8
   assert {"eval/accuracy", "eval/accuracy_unigram", "eval/loss_known", "eval/loss_interleaved"} <= set(found)
+  assert 0 < found["eval/sample_length_ratio"] <= 2 and found["eval/sample_token_error_rate"] > 0.5
   assert info["arrays"]["params/stack/layers/mlp/up/kernel"][0] == [2, 16, 16]
 
 

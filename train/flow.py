@@ -6,7 +6,7 @@
 Needs the features speech_tokens, mel and speaker; see train.features. The same command resumes a run that
 was stopped. Every row is drawn one of four attention masks, so that one model serves whole utterances
 and streams. Evaluation measures each mask on the same times and noise every time, and speaks fixed
-utterances of the evaluation corpus: their mel as pictures, and as sound with the vocoder of --init or --vocoder.
+utterances of the evaluation corpus: their mel as pictures, and as sound with the vocoder of --init or --listen.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.config import HOP, MEL_RATE, TOKEN_RATE, FlowConfig
+from cosyjax.config import MEL_RATE, TOKEN_RATE, FlowConfig
 from cosyjax.data.batches import SECONDS, Batches, bucket_rows, flow_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.features import Features
@@ -38,9 +38,9 @@ from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.training.step import make_update, summarise
-from cosyjax.vocoder.hift import Vocoder
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
+from train.listen import open_stages
 from train.log import Log
 from train.pictures import mel_picture
 from train.runtime import due
@@ -76,7 +76,7 @@ class Config:
 def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   flags = cli.parser(__doc__)
-  flags.add_argument("--vocoder", type=Path, metavar="MODEL_DIR", help="vocoder for the sounds of evaluations")
+  flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="vocoder for the sounds of evaluations")
   args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
   if args.init:
     config = dataclasses.replace(config, flow=checkpoint.load_config(args.init).flow)
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
   whole = NamedSharding(mesh, PartitionSpec())
   evaluate = jax.jit(functools.partial(training.validation, model, kind=config.objective.kind), out_shardings=whole)
-  speak = make_speaker(model, config, args.vocoder or args.init)
+  speak = make_speaker(model, config, args.listen or args.init)
   log = Log(
     args.out,
     total_steps=run.steps,
@@ -205,16 +205,13 @@ def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], config: Confi
   return {"loss": float(loss)} | {f"loss_{name}": float(value) for name, value in metrics.items()}
 
 
-def make_speaker(model: Flow, config: Config, vocoder_dir: Path | None):
+def make_speaker(model: Flow, config: Config, directory: Path | None):
   """The function that speaks the first utterances of a batch: (params, batch) -> (pictures, sounds).
 
   A picture shows the true mel above the generated one.
   """
   solve = jax.jit(functools.partial(generate, model))
-  if vocoder_dir is not None:
-    c = checkpoint.load_config(vocoder_dir).vocoder
-    vocoder, weights = Vocoder(c), released_params(vocoder_dir, "vocoder")
-    sing = jax.jit(lambda *arguments: vocoder.apply({"params": weights}, *arguments)[0])
+  stages = open_stages(directory, ("vocoder",), dtype=config.run.dtype) if directory else None
 
   def speak(params, batch: dict[str, np.ndarray]):
     some = {name: x[: config.samples] for name, x in batch.items() if name != "key"}
@@ -224,15 +221,11 @@ def make_speaker(model: Flow, config: Config, vocoder_dir: Path | None):
       params, some["tokens_BU"], some["token_lengths_B"], some["mel_BTM"], prompts_B, some["speaker_BE"],
       noise_table(frames),
     )  # fmt: skip
-    pictures, sounds = {}, {}
-    for i, (made, true, length) in enumerate(zip(np.asarray(mel_BTM), some["mel_BTM"], lengths_B, strict=True)):
-      pictures[f"mel_{i}"] = mel_picture(true[:length], made[:length])
-    if vocoder_dir is not None:
-      phase = jnp.zeros((len(lengths_B), c.harmonics + 1))
-      noise = jnp.zeros((len(lengths_B), frames * HOP, c.harmonics + 1))
-      audio_BA = np.asarray(sing(mel_BTM, lengths_B, phase, noise))
-      sounds = {f"speech_{i}": audio_BA[i, : length * HOP] for i, length in enumerate(lengths_B)}
-    return pictures, sounds
+    made = [mel_TM[:length] for mel_TM, length in zip(np.asarray(mel_BTM), lengths_B, strict=True)]
+    pairs = zip(some["mel_BTM"], made, strict=True)
+    pictures = {f"mel_{i}": mel_picture(true[: len(mel_TM)], mel_TM) for i, (true, mel_TM) in enumerate(pairs)}
+    waves = stages.vocode(made, [(0, i) for i in range(len(made))]) if stages else []
+    return pictures, {f"speech_{i}": wave_A for i, wave_A in enumerate(waves)}
 
   return speak
 

@@ -5,7 +5,9 @@
 
 Needs the feature speech_tokens (and text_ids, else transcripts are tokenised at each start); see train.features.
 The same command resumes a run that was stopped. Utterances are packed into rows of one length, in both
-layouts; the loss is on speech, fill and end tokens.
+layouts; the loss is on speech, fill and end tokens. Evaluation also lets the model continue fixed utterances of
+the evaluation corpus: how long it speaks, how far from the recording, and, with flow and vocoder of --init or
+--listen and the features mel and speaker, how it sounds.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from cosyjax.training.state import abstract_state, create_state, replace_params,
 from cosyjax.training.step import make_update, summarise
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
+from train.listen import LMListener, first_utterances
 from train.log import Log
 from train.runtime import due
 
@@ -67,6 +70,8 @@ class Config:
   optim: OptimConfig
   mesh: MeshConfig
   speaker: int = 0  # ablation (paper Table 7): length of the speaker vector that the model reads after START; 0: none
+  samples: int = 2  # utterances that each evaluation speaks; none by a model with speaker vectors
+  prompt: float = 0.3  # share of each that it is given as a prompt
 
 
 def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
@@ -74,6 +79,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   flags = cli.parser(__doc__)
   flags.add_argument("--qwen", type=Path, metavar="DIR", help="start text embedding and stack from Qwen2.5 weights")
   flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --init or --qwen")
+  flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="flow and vocoder for the sounds of evaluations")
   args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
   if args.init and args.qwen:
     raise ConfigError("--init and --qwen: expected at most one of them")
@@ -127,7 +133,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   # ---- data
   tokenizer = load_tokenizer(args, config)
   batches = make_batches(args.data, (data.split,), config, tokenizer, mesh)
-  fixed = fixed_batches(args, config, tokenizer, mesh)
+  fixed, listener = fixed_batches(args, config, tokenizer, mesh)
 
   # ---- state: resumed, or created and perhaps given weights
   checkpoints = Checkpoints(
@@ -177,8 +183,10 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
     log.step(step, metrics, tokens, stats=batches.stats)
     stop.poll(step)
     if fixed and (due(step, run.eval_every) or step == run.steps):
-      found = validate(evaluate, state.params if state.ema is None else state.ema, fixed, mesh)
-      log.evaluation(step, found)
+      params = state.params if state.ema is None else state.ema
+      found = validate(evaluate, params, fixed, mesh)
+      heard, pictures, sounds = listener(params) if listener else ({}, {}, {})
+      log.evaluation(step, found | heard, pictures, sounds)
       metric = found["loss"]
     if due(step, run.save_every) or stop.asked or step == run.steps:
       log.flush()
@@ -206,8 +214,10 @@ def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], mesh: Mesh) -
   return out | {"accuracy_unigram": training.unigram_accuracy(np.bincount(targets))}
 
 
-def fixed_batches(args, config: Config, tokenizer: TextTokenizer, mesh) -> list[dict[str, np.ndarray]]:
-  """The batches of every evaluation; none if there is no corpus for it."""
+def fixed_batches(
+  args, config: Config, tokenizer: TextTokenizer, mesh
+) -> tuple[list[dict[str, np.ndarray]], LMListener | None]:
+  """The batches of every evaluation, and what says its utterances; none if there is no corpus for it."""
   splits = (config.data.eval_split, "train") if args.eval_data else (config.data.eval_split,)
   try:
     batches = make_batches(args.eval_data or args.data, splits, config, tokenizer, mesh, fixed=True)
@@ -215,10 +225,16 @@ def fixed_batches(args, config: Config, tokenizer: TextTokenizer, mesh) -> list[
     if args.eval_data:
       raise
     print(f"no evaluation: {error}")
-    return []
+    return [], None
   found = [batch for _, batch in zip(range(config.run.eval_batches), batches, strict=False)]
   batches.close()
-  return found
+  said = []
+  if found and not config.speaker and jax.process_count() == 1:
+    said = first_utterances(batches.rows, config.samples, config.data.length)
+  if not said:
+    return found, None
+  options = {"prompt": config.prompt, "directory": args.listen or args.init, "dtype": config.run.dtype}
+  return found, LMListener(config.lm, said, **options)
 
 
 # ---- data

@@ -30,6 +30,7 @@ class Batches:
 
   Attributes:
     plan: which examples make up each batch.
+    rows: reads one example, or the rows of a batch.
     shapes: of each kind of batch, over all processes: field -> `jax.ShapeDtypeStruct`.
     stats: `padding` (share of positions so far), `wait_s` (seconds spent waiting so far), `bad`
       (examples that could not be read so far), `dropped` (examples too long or empty to be used).
@@ -66,7 +67,7 @@ class Batches:
     if uneven or not 0 <= index < count:
       raise ConfigError(f"process {index} of {count}: batches of {sorted(set(uneven))} rows cannot be split evenly")
     self.plan, self.speakers = plan, ()
-    self._rows, self._seed, self._process, self._workers, self._bad_share = rows, seed, process, workers, bad_share
+    self.rows, self._seed, self._process, self._workers, self._bad_share = rows, seed, process, workers, bad_share
     self._end = plan.batches * (epochs if epochs is not None else (1 << 40) // plan.batches)
     self._bad: dict[int, str] = {}
     self._valid = self._positions = self._next = 0
@@ -89,7 +90,7 @@ class Batches:
     batch, bad = next(self._iterator)
     self._wait_s += time.perf_counter() - before
     self._count_bad(bad)
-    valid, positions = self._rows.valid(batch)
+    valid, positions = self.rows.valid(batch)
     self._valid, self._positions = self._valid + valid, self._positions + positions
     batch["key"] = np.random.SeedSequence([self._seed, self._next]).generate_state(2)
     self._next += 1
@@ -97,7 +98,7 @@ class Batches:
 
   @property
   def shapes(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    return [global_shapes(self._rows, size, length) for size, length in self.plan.shapes]
+    return [global_shapes(self.rows, size, length) for size, length in self.plan.shapes]
 
   @property
   def stats(self) -> dict[str, float]:
@@ -128,7 +129,7 @@ class Batches:
       iterator.close()
 
   def _source(self) -> "_Source":
-    return _Source(self._rows, self.plan, self._process, self._end)
+    return _Source(self.rows, self.plan, self._process, self._end)
 
   def _start(self, first: int) -> Any:
     import grain
