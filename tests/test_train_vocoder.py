@@ -55,21 +55,25 @@ def _batch(seed=0):
   }
 
 
-def _parts(optim):
+def _parts(optim, judges=JUDGES):
   names = ("generator", "discriminators")
   optims, steps = dict.fromkeys(names, optim), dict.fromkeys(names, 100)
-  model, judges = Vocoder(MODEL), Discriminators(JUDGES)
+  model, judges = Vocoder(MODEL), Discriminators(judges)
   return model, judges, {name: make_optimiser(optim, 100) for name in names}, optims, steps
+
+
+def inits(model, judges):
+  return {
+    "generator": lambda key: model.init(key, *init_arguments(model.config))["params"],
+    "discriminators": lambda key: judges.init(key, jnp.zeros((1, FRAMES * HOP)))["params"],
+  }
 
 
 def _states(parts, mesh):
   model, judges, transforms, optims, _ = parts
-  inits = {
-    "generator": lambda key: model.init(key, *init_arguments(MODEL))["params"],
-    "discriminators": lambda key: judges.init(key, jnp.zeros((1, FRAMES * HOP)))["params"],
-  }
   return {
-    name: create_state(init, transforms[name], optims[name], mesh, jax.random.key(0)) for name, init in inits.items()
+    name: create_state(init, transforms[name], optims[name], mesh, jax.random.key(0))
+    for name, init in inits(model, judges).items()
   }
 
 

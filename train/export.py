@@ -2,11 +2,12 @@
 
   python -m train.export --speech-tokenizer RUN --speaker RUN --rest tiny --out MODEL_DIR
   python -m train.export --base MODEL_DIR --lm RUN --flow RUN --vocoder RUN --out MODEL_DIR
+  python -m train.export --rest tiny --out MODEL_DIR
 
 Each RUN is the --out of a trainer; its newest whole checkpoint is taken, or --step N of all of them.
 Parts that no run gives come from --base, a model directory, or with --rest from a preset's random weights
-(enough to compute features with, before the others are trained). The moving average of the parameters
-is exported where the run kept one.
+(enough to compute features with, before the others are trained; of all parts, to try programs with). The
+moving average of the parameters is exported where the run kept one.
 """
 
 import argparse
@@ -167,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.base and args.rest:
     flags.error("--base and --rest: expected one of them")
   runs = {name: run for name in PARTS if (run := getattr(args, name))}
-  if not runs:
-    flags.error("expected at least one run: " + ", ".join(f"--{name.replace('_', '-')}" for name in PARTS))
+  if not runs and not args.rest:
+    flags.error("expected at least one run, or --rest: " + ", ".join(f"--{name.replace('_', '-')}" for name in PARTS))
   origin = export(args.out, runs, base=args.base, rest=args.rest, tokenizer=args.tokenizer, step=args.step)
   for name, where in origin.items():
     print(f"{name:<18}{where}")

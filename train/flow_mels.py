@@ -1,7 +1,7 @@
 """Computes the mel that a flow makes of a corpus's own speech tokens: what a vocoder is fine-tuned on.
 
   python -m train.flow_mels CORPUS --model MODEL_DIR
-  python -m train.flow_mels CORPUS --model MODEL_DIR --split validation
+  python -m train.flow_mels CORPUS --model MODEL_DIR --split train
 
 The corpus needs the features speech_tokens, mel and speaker of the same model. Every utterance is solved whole, in its
 own speaker's voice, its first --prompt of tokens with their true mel as a prompt, as in zero-shot
@@ -28,7 +28,7 @@ from cosyjax import checkpoint, networks
 from cosyjax.buckets import fit
 from cosyjax.compilation import enable_cache
 from cosyjax.config import TOKEN_RATE, to_dict
-from cosyjax.data.corpus import Corpus
+from cosyjax.data.corpus import Corpus, splits
 from cosyjax.data.features import Features, ShardWriter, empty, made_by, shard_stem
 from cosyjax.errors import DataError
 from cosyjax.flow.generate import generate
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument("corpus", type=Path, help="corpus directory, with its features")
   parser.add_argument("--model", type=Path, required=True, help="model directory")
-  parser.add_argument("--split", default="train", help="of the corpus (default: train)")
+  parser.add_argument("--split", nargs="+", metavar="SPLIT", help="of the corpus (default: all it has)")
   parser.add_argument("--prompt", type=float, default=0.3, help="share of an utterance given as a prompt (0.3)")
   parser.add_argument("--chunk", type=int, default=0, help="tokens in a block of the mask; 0: all see all (0)")
   parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio in a batch, padding included (120)")
@@ -60,23 +60,26 @@ def main(argv: list[str] | None = None) -> int:
   index, count = parse_processes(args.process)
   if not args.no_cache:
     enable_cache()
-  corpus, features = Corpus(args.corpus, args.split), Features(args.corpus, args.split, NEEDED)
+  names = args.split or splits(args.corpus)
+  read = [(Corpus(args.corpus, name), Features(args.corpus, name, NEEDED)) for name in names]
   config = checkpoint.load_config(args.model)
   params = checkpoint.load_params(args.model, "flow", networks.abstract_params(config)["flow"])
   solve = jax.jit(functools.partial(generate, Flow(config.flow), params, chunk=args.chunk))
-  maker = fingerprint(config.flow, params, args.prompt, args.chunk, features.fingerprints)
 
-  # ---- shards
-  stems = [shard_stem(args.split, k, len(corpus.shards)) for k in range(len(corpus.shards))]
-  found = [made_by(args.corpus, NAME, stem) for stem in stems]
-  if any(x not in (None, maker) for x in found) and not args.force:
+  # ---- shards of all splits
+  shards = []
+  for corpus, features in read:
+    maker = fingerprint(config.flow, params, args.prompt, args.chunk, features.fingerprints)
+    for k, place in enumerate(corpus.shards):
+      stem = shard_stem(corpus.split, k, len(corpus.shards))
+      shards.append((stem, place, features, maker, made_by(args.corpus, NAME, stem)))
+  if any(found not in (None, maker) for *_, maker, found in shards) and not args.force:
     raise DataError(f"{args.corpus}: {NAME} was made by another model or with other settings; --force makes it again")
-  due = [k for k in range(index, len(stems), count) if found[k] != maker]
+  due = [tuple(job) for *job, found in shards[index::count] if found != job[-1]]
   skipped = 0
-  for k in tqdm(due, desc=NAME, unit="shard", file=sys.stderr, disable=None):
-    first, size = corpus.shards[k]
+  for stem, (first, size), features, maker in tqdm(due, desc=NAME, unit="shard", file=sys.stderr, disable=None):
     mels = solve_all(solve, features, range(first, first + size), args.prompt, args.batch_seconds)
-    with ShardWriter(args.corpus, NAME, stems[k], maker) as shard:
+    with ShardWriter(args.corpus, NAME, stem, maker) as shard:
       for i in range(first, first + size):
         shard.add(mels.get(i, empty("mel")))
     skipped += size - len(mels)
