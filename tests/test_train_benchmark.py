@@ -36,6 +36,7 @@ def test_two_steps_are_timed_and_profiled(tmp_path, capsys):
   assert record["metrics"]["skipped"] == 0 and len(record["kernels"]) == 3
 
 
+@pytest.mark.long  # tracing alone takes half a minute
 @pytest.mark.parametrize("trainer", ["flow", "vocoder", "speaker", "speech_tokenizer"])
 def test_the_other_trainers_hand_over_a_step_and_what_it_takes(trainer, monkeypatch):
   """All but compiling it: fields, ranges and shardings are those that the step is traced with."""
