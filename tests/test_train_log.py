@@ -158,6 +158,11 @@ def test_curves(tmp_path):
   out = tmp_path / "docs" / "x.png"
   assert curves.main([str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "eval/loss", "--out", str(out)]) == 0
   assert out.read_bytes().startswith(b"\x89PNG")
+  lone = out.read_bytes()
+  curves.draw({"a": tmp_path / "a"}, ["eval/loss+eval/none"], out)  # one of a panel's metrics is enough
+  assert out.read_bytes() != lone
+  with pytest.raises(DataError, match="there are eval/loss"):
+    curves.draw({"a": tmp_path / "a"}, ["eval/none+eval/nothing"], out)
   with pytest.raises(DataError, match="there are eval/loss"):
     curves.draw({"a": tmp_path / "a"}, ["eval/accuracy"], out)
   with pytest.raises(DataError, match="no such file"):

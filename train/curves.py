@@ -2,7 +2,8 @@
 
     python -m train.curves runs/lm runs/lm-finetune --metrics eval/loss,eval/accuracy --out docs/lm.png
 
-One panel for each metric, one line for each run. Needs matplotlib: pip install "cosyjax[plots]".
+One panel for each metric, one line for each run. Metrics joined by "+" share a panel:
+--metrics eval/accuracy+eval/accuracy_unigram. Needs matplotlib: pip install "cosyjax[plots]".
 """
 
 import argparse
@@ -50,10 +51,10 @@ def curve(run: Path, metric: str) -> Curve:
 
 
 def draw(runs: dict[str, Path], metrics: Sequence[str], out: Path, *, log_scale: bool = False) -> None:
-  """One panel for each metric, a line for each run that has it.
+  """One panel for each entry of `metrics` (names, or several joined by "+"), a line for each run that has it.
 
   Raises:
-    DataError: no run has the metric. ConfigError: matplotlib is not installed.
+    DataError: no run has the metrics of a panel. ConfigError: matplotlib is not installed.
   """
   try:
     import matplotlib
@@ -64,22 +65,24 @@ def draw(runs: dict[str, Path], metrics: Sequence[str], out: Path, *, log_scale:
 
   figure, panels = plt.subplots(1, len(metrics), figsize=(5.0 * len(metrics), 3.6), squeeze=False)
   for panel, metric in zip(panels[0], metrics, strict=True):
-    faults = []
+    faults, together = [], metric.split("+")
     for name, run in runs.items():
-      try:
-        steps, values = curve(run, metric)
-      except DataError as error:
-        faults.append(error)
-        continue
-      panel.plot(steps, values, label=name, marker="." if len(steps) < 60 else None, linewidth=1.3)
-    if len(faults) == len(runs):
+      for one in together:
+        try:
+          steps, values = curve(run, one)
+        except DataError as error:
+          faults.append(error)
+          continue
+        label = " ".join([name] * (len(runs) > 1) + [one] * (len(together) > 1))
+        panel.plot(steps, values, label=label, marker="." if len(steps) < 60 else None, linewidth=1.3)
+    if len(faults) == len(runs) * len(together):
       raise faults[0]
-    panel.set_title(metric)
+    panel.set_title(metric if len(together) == 1 else "")
     panel.set_xlabel("step")
     panel.grid(alpha=0.3)
     if log_scale:
       panel.set_yscale("log")
-    if len(runs) > 1:
+    if len(runs) * len(together) > 1:
       panel.legend()
   figure.tight_layout()
   out.parent.mkdir(parents=True, exist_ok=True)
