@@ -41,7 +41,7 @@ TRAINERS: dict[str, tuple[int, list[str]]] = {
   "speaker": (60, ["data.rows=10"]),
   "lm": (500, ["data.rows=4", "data.interleave=0"]),
   "flow": (2000, ["data.seconds=12.5"]),
-  "vocoder": (1800, ["model.channels=128", "data.rows=4", "alone=1600"]),
+  "vocoder": (2000, ["data.rows=4", "optim.learning_rate=1e-3", "alone=1850"]),
 }
 READING = "joint"  # the method that must read every text without an error
 SAME = ["run.eval_every=200", "run.save_every=200", "run.keep_last=1", "run.keep_best=0", "optim.schedule=cosine"]
