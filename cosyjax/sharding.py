@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cosyjax.errors import ConfigError
@@ -37,7 +38,8 @@ RULES: tuple[tuple[str, str | None], ...] = (
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh of `data * fsdp * tensor` devices. The only place where a mesh is made.
 
-  Axis types are Auto: Linen's logical constraints do not run under Explicit axes.
+  Axis types are Auto: Linen's logical constraints do not run under Explicit axes. Where devices have places on
+  a torus (TPU), the mesh axes follow its axes; elsewhere they follow the order in which devices are listed.
 
   Raises:
     ConfigError: the product is not the number of devices.
@@ -48,7 +50,32 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     raise ConfigError(
       f"mesh {dict(zip(MESH_AXES, shape, strict=True))} needs {np.prod(shape)} devices, {len(devices)} given"
     )
-  return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+  return Mesh(_placed(devices, shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _placed(devices: list[jax.Device], shape: tuple[int, int, int]) -> np.ndarray:
+  """The devices in the mesh's shape.
+
+  TPUs are listed machine by machine, each a square of four chips: neighbours in that list make zigzags of the torus,
+  and its links are shared by several groups. JAX's assignment gives tensor and fsdp, which talk most, whole axes of
+  the torus first, so that their groups are rings or planes. Slices are joined by the slower network of the
+  data centre: only data goes across them, if it divides.
+  """
+  listed = np.empty(len(devices), dtype=object)
+  listed[:] = devices
+  listed = listed.reshape(shape)
+  if any(getattr(device, "coords", None) is None for device in devices):
+    return listed
+  slices = len({getattr(device, "slice_index", None) for device in devices})
+  try:
+    if slices == 1:
+      return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices == 0:
+      inside = (shape[0] // slices, *shape[1:])
+      return mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
+  except (AssertionError, NotImplementedError, ValueError):  # a part of a torus, or a shape that JAX cannot place
+    pass
+  return listed
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
@@ -109,35 +136,52 @@ def row_count(mesh: Mesh) -> int:
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def process_share(mesh: Mesh) -> tuple[int, int]:
+def process_share(mesh: Mesh) -> tuple[int | tuple[int, ...], int]:
   """(p, P): this process reads the p-th of P equal parts of each batch's rows.
 
-  Processes that hold the same rows (a tensor axis wider than one machine) read the same part.
+  Where the rows of a process are no aligned run, p is a tuple: on a torus a machine's chips lie in several of
+  the mesh's lines. Which row lies on which chip has no influence on what a row is. Processes that hold the same
+  rows (a tensor axis wider than one machine) read the same parts.
 
   Raises:
-    ConfigError: the rows of this process are not one aligned run.
+    ConfigError: processes hold unequal shares of the rows, or shares that overlap in part.
   """
+  held, rows = _held(mesh), row_count(mesh)
+  shares = set(held.values())
+  if len({len(share) for share in shares}) > 1 or sum(map(len, shares)) != rows:
+    raise ConfigError(f"mesh {dict(mesh.shape)}: processes hold unequal or overlapping parts of {rows}: {held}")
+  mine = held[jax.process_index()]
+  size = len(mine)
+  if mine[0] % size == 0 and mine[-1] - mine[0] + 1 == size:
+    return mine[0] // size, rows // size
+  return mine, rows
+
+
+@functools.lru_cache(maxsize=16)  # read at every step
+def _held(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+  """Process -> parts of the rows that its devices hold, in order."""
   process = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
-  mine = np.flatnonzero((process == jax.process_index()).any(axis=2).reshape(-1))
-  rows, size = row_count(mesh), len(mine)
-  if rows % size or mine[0] % size or mine[-1] - mine[0] + 1 != size:
-    raise ConfigError(
-      f"mesh {dict(mesh.shape)}: process {jax.process_index()} holds row parts {mine.tolist()} of {rows}"
-    )
-  return int(mine[0]) // size, rows // size
+  process = process.reshape(row_count(mesh), -1)
+  return {i: tuple(np.flatnonzero((process == i).any(axis=1)).tolist()) for i in np.unique(process).tolist()}
+
+
+def share_count(mesh: Mesh) -> int:
+  """How many shares like that of this process a batch has, see `process_share`."""
+  part, parts = process_share(mesh)
+  return parts // len(part) if isinstance(part, tuple) else parts
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Global arrays of this process's rows. The leaf "key" and scalars go to every device.
 
   Args:
-    batch: NumPy arrays; the first axis is this process's rows, see `process_share`.
+    batch: NumPy arrays; the first axis is this process's rows in order, see `process_share`.
     mesh: from `make_mesh`.
 
   Raises:
     ConfigError: the mesh does not divide the rows.
   """
-  shares, rows, everywhere = process_share(mesh)[1], batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+  shares, rows, everywhere = share_count(mesh), batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
   out = {}
   for name, x in batch.items():
     x = np.asarray(x)

@@ -103,7 +103,7 @@ def report(
         record |= {"fits": False, "error": _first_line(error)}
       else:
         record["compile_seconds"] = time.perf_counter() - start
-        record |= measure(compiled, record, devices, Path(dump))
+        record |= measure(compiled, record, list(made.devices.flat), Path(dump))
   print(describe(record), flush=True)
   if file is not None:
     with file.open("a") as out:
@@ -139,7 +139,14 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device], dump: Path) -> dict[str, Any]:
-  """Figures of a compiled step, per device: bytes, collectives, time, MFU bound. `dump`: where the compiler wrote."""
+  """Figures of a compiled step, per device: bytes, collectives, time, MFU bound.
+
+  Args:
+    compiled: the step.
+    record: of `report`, so far.
+    devices: in the order of the mesh.
+    dump: where the compiler wrote.
+  """
   stats = compiled.memory_analysis()
   sizes = {
     "arguments": stats.argument_size_in_bytes,
@@ -168,7 +175,7 @@ def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device], du
   if chip is not None:
     peak = (chip.half if record["dtype"] != "float32" else chip.single) / cores
     model, executed = (record[key] / len(devices) for key in ("model_flops", "executed_flops"))
-    network = collectives.network_seconds(found, chip, torus)
+    network = collectives.network_seconds(found, chip, torus, [tuple(device.coords) for device in devices])
     bound = collectives.mfu_bound(model, executed, traffic * cores, network, chip, peak)
     out["bound"] = bound
   return out

@@ -32,7 +32,7 @@ from cosyjax.flow.model import Flow, init_arguments, stack
 from cosyjax.flow.noise import noise_table
 from cosyjax.flow.training import FlowObjective
 from cosyjax.layers.basic import unbox
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
+from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
     with jax.set_mesh(mesh), runtime.no_copies():
       state, metrics = update(state, batch)
     step += 1
-    seconds = float(host["token_lengths_B"].sum()) / TOKEN_RATE * process_share(mesh)[1]
+    seconds = float(host["token_lengths_B"].sum()) / TOKEN_RATE * share_count(mesh)
     log.step(step, metrics, seconds, stats=batches.stats)
     stop.poll(step)
     if fixed and (due(step, run.eval_every) or step == run.steps):

@@ -29,7 +29,7 @@ from cosyjax.layers.basic import unbox
 from cosyjax.layers.stack import stack_layers, unstack_layers
 from cosyjax.lm import training
 from cosyjax.lm.model import TextSpeechLM
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
+from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
     with jax.set_mesh(mesh), runtime.no_copies():
       state, metrics = update(state, batch)
     step += 1
-    tokens = int((host["segments_BL"] > 0).sum()) * process_share(mesh)[1]
+    tokens = int((host["segments_BL"] > 0).sum()) * share_count(mesh)
     log.step(step, metrics, tokens, stats=batches.stats)
     stop.poll(step)
     if fixed and (due(step, run.eval_every) or step == run.steps):

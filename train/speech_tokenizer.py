@@ -31,7 +31,7 @@ from cosyjax.data.batches import SECONDS, asr_batches, bucket_rows
 from cosyjax.data.corpus import Corpus
 from cosyjax.errors import DataError
 from cosyjax.layers.basic import unbox
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
+from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.tokenizer import ctc, recognise, units
 from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments
 from cosyjax.tokenizer.asr_loss import asr_loss, compare, hear
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
   # ---- loop
   while step < run.steps:
     batch = next(batches)
-    heard = float(batch["lengths_B"].sum()) / 100 * split["process"][1]
+    heard = float(batch["lengths_B"].sum()) / 100 * share_count(mesh)
     batch = put_batch(batch, mesh)
     with jax.set_mesh(mesh), runtime.no_copies():
       state, metrics = update(state, batch)

@@ -34,7 +34,7 @@ from cosyjax.data.batches import vocoder_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.features import Features
 from cosyjax.errors import ConfigError, DataError
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
+from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
     with runtime.no_copies():
       states, metrics = (alone if step < c.alone else both)(states, batch)
     step += 1
-    log.step(step, metrics, float(host["lengths_B"].sum()) / MEL_RATE * share[1], stats=batches.stats)
+    log.step(step, metrics, float(host["lengths_B"].sum()) / MEL_RATE * share_count(mesh), stats=batches.stats)
     stop.poll(step)
     if fixed and (due(step, run.eval_every) or step == run.steps):
       scalars, pictures, sounds = evaluation(look, states[GENERATOR], fixed, mesh)

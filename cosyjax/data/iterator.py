@@ -44,7 +44,7 @@ class Batches:
     *,
     seed: int,
     epochs: int | None = None,
-    process: tuple[int, int] = (0, 1),
+    process: tuple[int | tuple[int, ...], int] = (0, 1),
     workers: int = 0,
     bad_share: float = BAD_SHARE,
   ) -> None:
@@ -55,7 +55,7 @@ class Batches:
       plan: of all processes.
       seed: of the keys.
       epochs: after so many it stops; never if None.
-      process: (this process, number of processes).
+      process: (p, P): this process has the p-th of P equal parts of each batch's rows, or several of them.
       workers: processes that read ahead; threads of this process if 0.
       bad_share: share of the examples that may turn out unreadable (one always may).
 
@@ -63,11 +63,13 @@ class Batches:
       ConfigError: rows that cannot be split evenly.
     """
     index, count = process
+    mine = index if isinstance(index, tuple) else (index,)
     uneven = [size for size, _ in plan.shapes if size % count]
-    if uneven or not 0 <= index < count:
+    if uneven or not mine or not all(0 <= part < count for part in mine):
       raise ConfigError(f"process {index} of {count}: batches of {sorted(set(uneven))} rows cannot be split evenly")
     self.plan, self.speakers = plan, ()
-    self.rows, self._seed, self._process, self._workers, self._bad_share = rows, seed, process, workers, bad_share
+    self.rows, self._seed, self._process, self._workers = rows, seed, (mine, count), workers
+    self._bad_share = bad_share
     self._end = plan.batches * (epochs if epochs is not None else (1 << 40) // plan.batches)
     self._bad: dict[int, str] = {}
     self._valid = self._positions = self._next = 0
@@ -152,7 +154,8 @@ class Batches:
         log.warning("example %d is skipped: %s", example, why)
         self._bad[example] = why
     examples = len(self.plan.used)
-    if len(self._bad) > max(1, self._bad_share * examples / self._process[1]):
+    mine, count = self._process
+    if len(self._bad) > max(1, self._bad_share * examples * len(mine) / count):
       found = f"{len(self._bad)} of {examples} examples cannot be read, more than {self._bad_share:.2%}"
       raise TrainingError(f"{found}; the last: example {example}: {why}" if bad else found)
 
@@ -160,7 +163,7 @@ class Batches:
 class _Source:
   """Grain's random access to this process's part of each batch."""
 
-  def __init__(self, rows: rows_lib.Rows, plan: Plan, process: tuple[int, int], end: int) -> None:
+  def __init__(self, rows: rows_lib.Rows, plan: Plan, process: tuple[tuple[int, ...], int], end: int) -> None:
     self._rows, self._plan, self._process, self._end = rows, plan, process, end
 
   def __len__(self) -> int:
@@ -168,8 +171,9 @@ class _Source:
 
   def __getitem__(self, n: int) -> tuple[rows_lib.Parts, rows_lib.Bad]:
     shape, examples = self._plan.batch(int(n))
-    index, count = self._process
-    mine = examples[index * len(examples) // count : (index + 1) * len(examples) // count]
+    parts, count = self._process
+    size = len(examples) // count
+    mine = [row for part in parts for row in examples[part * size : (part + 1) * size]]
     return self._rows.load(self._plan.epoch_of(int(n)), mine, self._plan.shapes[shape][1])
 
 

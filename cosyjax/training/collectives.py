@@ -4,9 +4,12 @@ All figures are of one device and one step, read from the text of the compiled p
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Sequence
+
+import numpy as np
 
 from cosyjax.training import hlo
 from cosyjax.training.chips import Chip
@@ -23,12 +26,14 @@ class Collective:
     bytes: of the whole array that is reduced, gathered or scattered; of the last two kinds, of what one device sends.
     group: how many devices take part together.
     times: how often it runs in a step.
+    groups: numbers of the devices that take part together, in the order of the mesh; () if the text does not say.
   """
 
   kind: str
   bytes: float
   group: int
   times: float
+  groups: tuple[tuple[int, ...], ...] = ()
 
   @property
   def wire(self) -> float:
@@ -62,7 +67,7 @@ def collectives(program: str | hlo.Program, devices: int) -> list[Collective]:
           continue
         seen.add(key)
       sizes = [array.bytes for array in instruction.results]
-      group = _group(instruction.text, devices)
+      groups, group = _groups(instruction.text, devices)
       if instruction.op == "all-gather-start":  # operands, then results
         size = sum(sizes[len(sizes) // 2 :])
       elif instruction.op == "collective-permute-start":
@@ -72,7 +77,7 @@ def collectives(program: str | hlo.Program, devices: int) -> list[Collective]:
       if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # as the TPU compiler writes it: reduced, and each device keeps its slice
       if group > 1 and size:
-        out.append(Collective(kind, size, group, times))
+        out.append(Collective(kind, size, group, times, groups))
   return out
 
 
@@ -86,31 +91,59 @@ def by_kind(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
   return out
 
 
-def network_seconds(found: Sequence[Collective], chip: Chip, torus: Sequence[int]) -> float:
+def network_seconds(
+  found: Sequence[Collective], chip: Chip, torus: Sequence[int], places: Sequence[tuple[int, ...]] = ()
+) -> float:
   """Least time that the collectives take, one after the other.
 
-  A group uses as many axes of the torus as it needs to reach its size, the longest first; all of their links
-  are busy both ways. An axis that does not close to a ring has half the bandwidth.
+  A group uses the links of all axes of the torus along which it spreads, both ways. An axis that does not close to
+  a ring, or of which a group has a part, has half the bandwidth; one whose chips belong to several groups
+  by turns is shared by them. A group whose places are not known, or that has gaps, is taken to have as many whole
+  axes as it needs to reach its size, the longest first; with gaps, at half their bandwidth.
 
   Args:
     found: of `collectives`.
     chip: gives the bandwidth of an axis. 0 where it has no such links: then no time.
     torus: chips along each axis, as in "v5e:16x16".
+    places: each device's place in the torus, in the order of the mesh.
   """
   if not chip.link:
     return 0.0
-  axes = sorted((size for size in torus if size > 1), reverse=True)
 
-  def rate(group: int) -> float:
-    reached, total = 1, 0.0
-    for size in axes:
-      if reached >= group:
-        break
-      reached *= size
-      total += chip.link * (1.0 if size % chip.wraps == 0 else 0.5)
-    return total or chip.link
+  @functools.cache
+  def rate(group: int, groups: tuple[tuple[int, ...], ...]) -> float:
+    if not places or not groups:
+      return _axes_rate(group, chip, torus)
+    return min(_placed_rate([places[i] for i in members], chip, torus) for members in groups)
 
-  return sum(c.times * c.wire / rate(c.group) for c in found)
+  return sum(c.times * c.wire / rate(c.group, c.groups) for c in found)
+
+
+def _axes_rate(group: int, chip: Chip, torus: Sequence[int]) -> float:
+  """Bytes a second that a device of a group of this size can send, on whole axes."""
+  reached, total = 1, 0.0
+  for size in sorted((size for size in torus if size > 1), reverse=True):
+    if reached >= group:
+      break
+    reached *= size
+    total += chip.link * (1.0 if size % chip.wraps == 0 else 0.5)
+  return total or chip.link
+
+
+def _placed_rate(members: Sequence[tuple[int, ...]], chip: Chip, torus: Sequence[int]) -> float:
+  """The same of a group that lies at these places."""
+  members = sorted(set(members))  # two devices may share a chip
+  along = [sorted({place[axis] for place in members}) for axis in range(len(torus))]
+  if math.prod(map(len, along)) != len(members):
+    return _axes_rate(len(members), chip, torus) / 2
+  total = 0.0
+  for size, used in zip(torus, along, strict=True):
+    if len(used) == 1:
+      continue
+    step = used[1] - used[0]  # where it is above 1, other groups lie between
+    ring = size % chip.wraps == 0 and len(used) * step == size
+    total += chip.link * (1.0 if ring else 0.5) / step
+  return total or chip.link
 
 
 # Operations that move nothing themselves.
@@ -157,18 +190,40 @@ def mfu_bound(
   return seconds | {"overlapped": ideal / max(busy, network), "exposed": ideal / (busy + network)}
 
 
-def _group(text: str, devices: int) -> int:
-  """Size of the groups of a collective, in any of the spellings of `replica_groups`."""
+_GROUPS = re.compile(
+  r"replica_groups=(\{\{.*?\}\}"  # listed
+  r"|\[[\d,]*\]<=\[[\d,]*\](?:T\([\d,]*\))?"  # numbers in order, perhaps turned
+  r"|(?:@\w+|mesh\[[^\]]*\])\s*\{[^}]*\})"  # axes of a mesh
+)
+
+
+def _groups(text: str, devices: int) -> tuple[tuple[tuple[int, ...], ...], int]:
+  """Groups of a collective and the size of one, in any of the spellings of `replica_groups`."""
   if "source_target_pairs" in text:
-    return 2
-  if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
-    return len(listed[1].split(","))
-  if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
-    return int(iota[1])
-  if mesh := re.search(r"replica_groups=(?:@\w+|mesh\[([^\]]*)\])\s*\{([^}]*)\}", text):
-    sizes = dict(re.findall(r"'?(\w+)'?=(\d+)", mesh[1] or ""))
-    return math.prod(int(sizes[axis]) for axis in re.findall(r"'?(\w+)'?", mesh[2]) if axis in sizes)
-  return devices
+    return (), 2
+  found = _GROUPS.search(text)
+  return _read_groups(found[1], devices) if found else ((tuple(range(devices)),), devices)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_groups(text: str, devices: int) -> tuple[tuple[tuple[int, ...], ...], int]:
+  numbers = lambda digits: [int(x) for x in digits.split(",") if x]
+  if text.startswith("{{"):
+    groups = [numbers(part) for part in re.findall(r"\{([\d,]+)\}", text)]
+  elif iota := re.fullmatch(r"\[([\d,]*)\]<=\[([\d,]*)\](?:T\(([\d,]*)\))?", text):
+    ids = np.arange(math.prod(numbers(iota[2]))).reshape(numbers(iota[2]))
+    groups = ids.transpose(numbers(iota[3]) if iota[3] else None).reshape(numbers(iota[1])).tolist()
+  else:
+    declared, used = re.fullmatch(r"(?:@\w+|mesh\[([^\]]*)\])\s*\{([^}]*)\}", text).groups()
+    sizes = {name: int(size) for name, size in re.findall(r"'?(\w+)'?=(\d+)", declared or "")}
+    together = [axis for axis in re.findall(r"'?(\w+)'?", used) if axis in sizes]
+    size = math.prod(sizes[axis] for axis in together)
+    if math.prod(sizes.values()) != devices:
+      return (), size
+    order = [axis for axis in sizes if axis not in together] + together
+    ids = np.arange(devices).reshape(list(sizes.values())).transpose([list(sizes).index(axis) for axis in order])
+    groups = ids.reshape(-1, size).tolist()
+  return tuple(map(tuple, groups)), len(groups[0])
 
 
 def _traffic(i: hlo.Instruction, arrays: dict[str, tuple[hlo.Array, ...]], program: hlo.Program) -> float:
