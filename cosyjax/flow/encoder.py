@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
-from cosyjax.flow.attention import attend, mask_bias
+from cosyjax.flow.attention import Distance, Mask, attend_masked, make_mask
+from cosyjax.flow.attention import relative_shift as relative_shift
 from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
@@ -43,20 +44,9 @@ def relative_positions(queries: int, keys: int, width: int, offset: int | jax.Ar
   return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(queries + keys, width)
 
 
-def relative_shift(x_BNTR: jax.Array) -> jax.Array:
-  """Turns scores by relative position into scores by key: [B, N, T, T + S] -> [B, N, T, S].
-
-  Row i of the result starts one place earlier than row i - 1, so with rows of T + S - 1
-  instead of T + S the columns line up by themselves: out[i, j] = x[i, T - 1 - i + j].
-  """
-  *front, queries, places = x_BNTR.shape
-  flat = x_BNTR.reshape(*front, queries * places)[..., queries - 1 : queries - 1 + queries * (places - 1)]
-  return flat.reshape(*front, queries, places - 1)[..., : places - queries]
-
-
-def positions_up_to(mask_B1TS: jax.Array, width: int) -> jax.Array:
+def positions_up_to(mask: Mask, width: int) -> jax.Array:
   """`relative_positions` of queries that are the last among their keys: of a whole sequence, all of it."""
-  queries, keys = mask_B1TS.shape[-2:]
+  queries, keys = mask.bias_B1TS.shape[-2:]
   return relative_positions(queries, keys, width, keys - queries)
 
 
@@ -85,9 +75,7 @@ class RelativeAttention(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(
-    self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array, past: NoPast | Past = NO_PAST
-  ) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
     width = x_BTD.shape[-1]
     shape = (self.heads, width // self.heads)
     into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
@@ -97,13 +85,10 @@ class RelativeAttention(nn.Module):
     init = named(nn.initializers.xavier_uniform(), "heads", "head_dim")
     by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
     by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
-    if past.offset_B is None:
-      p, product = p_RNH, "btnh,rnh->bntr"
-    else:
-      p, product = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1]), "btnh,brnh->bntr"
-    distance_BNTR = jnp.einsum(product, q_BTNH + by_position, p, preferred_element_type=jnp.float32)
-    bias_BNTS = mask_B1TS + relative_shift(distance_BNTR) * (1.0 / math.sqrt(shape[1]))
-    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, bias_BNTS, training=self.training)
+    if past.offset_B is not None:
+      p_RNH = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1])
+    distance = Distance(q_BTNH + by_position, p_RNH)
+    y_BTNH = attend_masked(q_BTNH + by_content, k_BSNH, v_BSNH, mask, distance, training=self.training)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
 
 
@@ -115,14 +100,12 @@ class EncoderBlock(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(
-    self, x_BTD: jax.Array, mask_B1TS: jax.Array, positions_RD: jax.Array, past: NoPast | Past = NO_PAST
-  ) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
     c = self.config
     x_BTD = shard_rows(x_BTD) if self.training else x_BTD
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
     attention = RelativeAttention(c.heads, self.dtype, self.training, name="attention")
-    x_BTD = x_BTD + attention(y_BTD, mask_B1TS, positions_RD, past)
+    x_BTD = x_BTD + attention(y_BTD, mask, positions_RD, past)
     y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
     y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
     return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
@@ -200,19 +183,19 @@ class TokenEncoder(nn.Module):
     x_BXD = jnp.where(present_BX1, Embed(c.width, self.dtype, name="embed")(x_BXD), 0)
     x_BXD = jnp.pad(x_BXD, ((0, 0), (0, size + c.lookahead - places), (0, 0)))
     x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, past)
-    mask_B1US = mask_bias(past.mask(blocks_BU))
-    positions_RD = positions_up_to(mask_B1US, c.width)
+    mask = make_mask(past, blocks_BU)
+    positions_RD = positions_up_to(mask, c.width)
     args = (c, self.dtype, self.training)
     layout = {"stacked": self.training, "remat": self.remat}
-    x_BUD = run_layers(EncoderBlock, args, c.blocks, "block", x_BUD, mask_B1US, positions_RD, past, **layout)
+    x_BUD = run_layers(EncoderBlock, args, c.blocks, "block", x_BUD, mask, positions_RD, past, **layout)
 
     past = past.faster(RATE)
     x_BTD = past.pad(self, jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
     x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
-    mask_B1TS = mask_bias(past.mask(masks.repeat_blocks(blocks_BU, RATE)))
-    positions_RD = positions_up_to(mask_B1TS, c.width)
-    x_BTD = run_layers(EncoderBlock, args, c.up_blocks, "up_block", x_BTD, mask_B1TS, positions_RD, past, **layout)
+    mask = make_mask(past, masks.repeat_blocks(blocks_BU, RATE))
+    positions_RD = positions_up_to(mask, c.width)
+    x_BTD = run_layers(EncoderBlock, args, c.up_blocks, "up_block", x_BTD, mask, positions_RD, past, **layout)
     return LayerNorm(name="norm")(x_BTD)
 
 

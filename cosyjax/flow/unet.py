@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import UNetConfig
-from cosyjax.flow.attention import attend, mask_bias
+from cosyjax.flow.attention import Mask, attend_masked, make_mask
 from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense
@@ -102,13 +102,13 @@ class TransformerBlock(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, mask: Mask, past: NoPast | Past = NO_PAST) -> jax.Array:
     c = self.config
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH, k_BTNH, v_BTNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask_B1TS, training=self.training)
+    y_BTNH = attend_masked(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask, training=self.training)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -125,13 +125,11 @@ class Stage(nn.Module):
   remat: str = "none"
 
   @nn.compact
-  def __call__(
-    self, x_BTC: jax.Array, time_BF: jax.Array, mask_B1TS: jax.Array, past: NoPast | Past = NO_PAST
-  ) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask: Mask, past: NoPast | Past = NO_PAST) -> jax.Array:
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, past)
     args, layout = (self.config, self.dtype, self.training), {"stacked": self.training, "remat": self.remat}
-    return run_layers(TransformerBlock, args, self.config.blocks, "block", x_BTC, mask_B1TS, past, **layout)
+    return run_layers(TransformerBlock, args, self.config.blocks, "block", x_BTC, mask, past, **layout)
 
 
 class UNet(nn.Module):
@@ -178,17 +176,17 @@ class UNet(nn.Module):
     """
     c = self.config
     bins, size = x_BTM.shape[-1], x_BTM.shape[1]
-    mask_B1TS = mask_bias(past.mask(masks.pad_blocks(blocks, lengths_B)))
+    mask = make_mask(past, masks.pad_blocks(blocks, lengths_B))
     time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
     args = (c, self.dtype, self.training, self.remat)
-    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask_B1TS, past)
+    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask, past)
     x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, past)
-    x_BTC = run_layers(Stage, args, c.mid_stages, "mid", x_BTC, time_BF, mask_B1TS, past, stacked=self.training)
+    x_BTC = run_layers(Stage, args, c.mid_stages, "mid", x_BTC, time_BF, mask, past, stacked=self.training)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask_B1TS, past)
+    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask, past)
     x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, past)
     x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, past)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)

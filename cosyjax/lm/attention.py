@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.layers.masks import segment_mask
+from cosyjax.layers.rows import one_row_at_a_time
 
 PIECE = 256  # least queries that are worth a product of their own
 PIECES = 8  # most pieces of a row
@@ -40,6 +41,16 @@ def attend_packed(
     return jax.nn.dot_product_attention(
       q_BLNH, k_BLKH, v_BLKH, mask=same_B1LL, is_causal=True, implementation="cudnn"
     )  # fmt: skip
+
+  @jax.checkpoint
+  def again(*arrays: jax.Array) -> jax.Array:
+    by_row = functools.partial(one_row_at_a_time, _in_pieces)
+    return jax.lax.platform_dependent(*arrays, tpu=by_row, default=_in_pieces)
+
+  return again(q_BLNH, k_BLKH, v_BLKH, segments_BL)
+
+
+def _in_pieces(q_BLNH: jax.Array, k_BLKH: jax.Array, v_BLKH: jax.Array, segments_BL: jax.Array) -> jax.Array:
   length = q_BLNH.shape[1]
   size = -(-length // min(max(length // PIECE, 1), PIECES))
   pieces = []

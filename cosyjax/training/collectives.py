@@ -156,7 +156,7 @@ def memory_traffic(program: str | hlo.Program) -> float:
   """Bytes read from and written to a device's memory: operands and results of every instruction, loops by their rounds.
 
   An estimate: what lies in memory on the chip is free, of a sliced array the slice counts, of an array that
-  is updated in place the update.
+  is updated in place the update; what fills up the tiles of a layout is moved too.
   """
   program = hlo.parse(program) if isinstance(program, str) else program
   total = 0.0
@@ -229,14 +229,14 @@ def _read_groups(text: str, devices: int) -> tuple[tuple[tuple[int, ...], ...], 
 def _traffic(i: hlo.Instruction, arrays: dict[str, tuple[hlo.Array, ...]], program: hlo.Program) -> float:
   if i.op in _FREE or i.op.endswith(("-done", "-update")) or (i.op == "custom-call" and not i.operands):
     return 0.0
-  out = sum(a.bytes for a in i.results if not a.fast)
-  read = lambda name: sum(a.bytes for a in arrays.get(name, ()) if not a.fast)
+  out = sum(a.stored for a in i.results if not a.fast)
+  read = lambda name: sum(a.stored for a in arrays.get(name, ()) if not a.fast)
   if i.op in _SLICES:
     return out + min(out or math.inf, sum(map(read, i.operands[:1])))
   if i.op == "dynamic-update-slice":
-    return 2 * sum(a.bytes for a in arrays.get(i.operands[1], ()))
+    return 2 * sum(a.stored for a in arrays.get(i.operands[1], ()))
   if i.op.endswith("-start"):  # a copy between the two memories, described by (source, destination, ...)
-    return min((a.bytes for a in i.results[:2]), default=0.0) * sum(not a.fast for a in i.results[:2])
+    return min((a.stored for a in i.results[:2]), default=0.0) * sum(not a.fast for a in i.results[:2])
   if i.op != "fusion":
     return out + sum(map(read, i.operands))
   inside = _inside(i, program)
@@ -247,7 +247,7 @@ def _traffic(i: hlo.Instruction, arrays: dict[str, tuple[hlo.Array, ...]], progr
     return out + reads
   named = {j.name: j for j in inside}
   return reads + sum(
-    min(a.bytes, _written(named[name], named, program)) for a, name in zip(i.results, roots, strict=True) if not a.fast
+    min(a.stored, _written(named[name], named, program)) for a, name in zip(i.results, roots, strict=True) if not a.fast
   )
 
 
@@ -267,7 +267,7 @@ def _read(name: str, size: float, inside: list[hlo.Instruction], program: hlo.Pr
     if name not in j.operands:
       continue
     if j.op in _SLICES and j.operands[0] == name:
-      total += sum(a.bytes for a in j.results)
+      total += sum(a.stored for a in j.results)
     elif j.op == "bitcast":
       total += _read(j.name, size, inside, program)
     elif j.op == "fusion":
@@ -285,9 +285,9 @@ def _written(j: hlo.Instruction, named: dict[str, hlo.Instruction], program: hlo
   if j.op == "bitcast":
     return _written(named[j.operands[0]], named, program)
   if j.op == "dynamic-update-slice":
-    return sum(a.bytes for a in named[j.operands[1]].results)
+    return sum(a.stored for a in named[j.operands[1]].results)
   if j.op == "fusion" and len(j.results) == 1:
     deeper = {k.name: k for k in _inside(j, program)}
     root = next((k for k in deeper.values() if k.root), None)
-    return _written(root, deeper, program) if root else sum(a.bytes for a in j.results)
-  return sum(a.bytes for a in j.results)
+    return _written(root, deeper, program) if root else sum(a.stored for a in j.results)
+  return sum(a.stored for a in j.results)

@@ -11,15 +11,24 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TILED = re.compile(r"\{([\d,]*):[^{}]*?T\(([\d,]+)\)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """One array of an instruction's result. `fast`: it lives in memory on the chip (TPU)."""
+  """One array of an instruction's result.
+
+  Attributes:
+    bytes: of its numbers.
+    fast: it lives in memory on the chip (TPU).
+    stored: bytes that it takes there, with what fills up the tiles of its layout: a TPU keeps 8 x 128 numbers
+      together, and rows of 64 take twice their size.
+  """
 
   bytes: float
   fast: bool
+  stored: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,13 @@ def _array(dtype: str, dims: str, layout: str) -> Array:
   if width is None:
     bits = re.search(r"\d+", dtype)
     width = int(bits[0]) / 8 if bits else 4
-  return Array(width * math.prod(int(d) for d in dims.split(",") if d), "S(1)" in layout)
+  sizes = [int(d) for d in dims.split(",") if d]
+  padded = list(sizes)
+  if tiled := _TILED.match(layout):
+    order, tile = ([int(x) for x in part.split(",") if x] for part in tiled.groups())
+    for axis, unit in zip(order, reversed(tile), strict=False):  # the axes that lie closest first
+      padded[axis] = -(-sizes[axis] // unit) * unit
+  return Array(width * math.prod(sizes), "S(1)" in layout, width * math.prod(padded))
 
 
 def _balanced(text: str) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def relativistic_loss(high: Scores, low: Scores, tau: float = TAU) -> jax.Array:
   total_B = 0.0
   for name, high_BN in high.items():
     gap_BN = high_BN - low[name]
-    median_B1 = jnp.sort(gap_BN, axis=1)[:, (gap_BN.shape[1] - 1) // 2, None]
+    median_B1 = _lower_median(gap_BN)[:, None]
     below_BN = gap_BN < median_B1
     squares_BN = jnp.where(below_BN, (gap_BN - median_B1) ** 2, 0.0)
     mean_B = jnp.sum(squares_BN, axis=1) / jnp.maximum(jnp.sum(below_BN, axis=1), 1)
@@ -101,6 +101,32 @@ def f0_loss(target_BT: jax.Array, f0_BT: jax.Array, lengths_B: jax.Array) -> jax
   """Mean absolute difference of f0 over a row's frames, unvoiced ones (0 Hz) included, in Hz; [B]."""
   gap_BT = jnp.where(padding_mask(lengths_B, f0_BT.shape[1]), jnp.abs(target_BT - f0_BT), 0.0)
   return jnp.sum(gap_BT, axis=1) / jnp.maximum(lengths_B, 1)
+
+
+def _lower_median(x_BN: jax.Array) -> jax.Array:
+  """The middle value of each row, of an even number the lower one: exactly, and without sorting; [B].
+
+  Thirty-two rounds of counting find its bits from the highest on. The program of a sort is long, and those of all
+  discriminators took most of the time in which a TPU's compiler was done with a step. The gradient
+  goes to the element that is the median, in equal parts if several are.
+  """
+  x_BN = x_BN.astype(jnp.float32)
+  rank, top = (x_BN.shape[1] - 1) // 2, jnp.uint32(1 << 31)
+  bits_BN = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x_BN), jnp.uint32)
+  # As unsigned integers floats are in order once negative ones are turned over and the others put above them.
+  key_BN = jnp.where(bits_BN >= top, ~bits_BN, bits_BN | top)
+
+  def refine(i: jax.Array, found_B: jax.Array) -> jax.Array:
+    more_B = found_B | (top >> i.astype(jnp.uint32))
+    below_B = jnp.sum(key_BN < more_B[:, None], axis=1)
+    return jnp.where(below_B <= rank, more_B, found_B)
+
+  key_B = jax.lax.fori_loop(0, 32, refine, jnp.zeros(x_BN.shape[0], jnp.uint32))
+  bits_B = jnp.where(key_B >= top, key_B ^ top, ~key_B)
+  value_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+  here_BN = key_BN == key_B[:, None]
+  mean_B = jnp.sum(jnp.where(here_BN, x_BN, 0.0), axis=1) / jnp.sum(here_BN, axis=1)
+  return value_B + (mean_B - jax.lax.stop_gradient(mean_B))
 
 
 def _mean(x: jax.Array) -> jax.Array:
