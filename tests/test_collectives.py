@@ -176,3 +176,28 @@ def test_compiled_program_and_constraints():
   assert sent["looked_up"] <= sent["rows"] < sent["free"], sent
   # Every layer's matrix is gathered for the forward pass and for the backward pass, and the width is 64.
   assert found["looked_up"]["all-gather"]["bytes"] >= 2 * 5 * 64 * 64 * 4
+
+
+TILED = """HloModule m, is_scheduled=true
+
+ENTRY %main (x: bf16[4,100,64]) -> f32[4,100,64] {
+  %x = bf16[4,100,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %turned = bf16[4,100,64]{1,2,0:T(8,128)(2,1)} copy(%x), metadata={op_name="jit(f)/layer_3/transpose"}
+  %near = bf16[4,100,64]{1,2,0:T(8,128)(2,1)S(1)} copy(%turned)
+  ROOT %y = f32[4,100,64]{2,1,0} convert(%near), metadata={op_name="jit(f)/layer_12/convert"}
+}
+"""
+
+
+def test_tiles_are_filled_up():
+  x, turned, near, y = hlo.parse(TILED).computations["main"]
+  assert x.results[0] == hlo.Array(bytes=4 * 100 * 64 * 2, fast=False, stored=4 * 104 * 128 * 2)
+  assert turned.results[0].stored == 4 * 64 * 128 * 2 and near.results[0].fast
+  assert y.results[0].stored == y.results[0].bytes  # no tiles
+  found = collectives.traffic_by_source(TILED)
+  assert found == {
+    "jit(f)/layer_#/transpose": 4 * 104 * 128 * 2 + 4 * 64 * 128 * 2,
+    "jit(f)/layer_#/convert": 4 * 100 * 64 * 4,
+    "copy": 4 * 64 * 128 * 2,
+  }
+  assert sum(found.values()) == collectives.memory_traffic(TILED)

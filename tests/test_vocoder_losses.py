@@ -103,3 +103,16 @@ def test_gradient_at_silence_is_finite():
   loss = lambda x: jnp.sum(mel_loss(_tones(1, 4), x, jnp.array([4])))
   gradient = jax.jit(jax.grad(loss))(jnp.zeros((1, 4 * HOP)))
   assert np.all(np.isfinite(gradient))
+
+
+def test_median_without_sorting():
+  rng = np.random.default_rng(0)
+  rows = [rng.standard_normal(size) * scale for size in (1, 2, 7, 50, 501) for scale in (1e-30, 1.0, 1e20)]
+  rows += [np.zeros(4), np.array([-0.0, 0.0, -1.0]), np.array([3.0, 3.0, 3.0, -3.0]), -np.arange(9.0)]
+  for x in rows:
+    x_1N = jnp.asarray(x, jnp.float32)[None]
+    middle = (len(x) - 1) // 2
+    value, slope = jax.value_and_grad(lambda x: jnp.sum(losses._lower_median(x)))(x_1N)
+    assert value == np.sort(np.float32(x))[middle]
+    share_N = (np.float32(x) == np.float32(value)) & (np.signbit(x) == np.signbit(value))
+    np.testing.assert_allclose(slope[0], share_N / share_N.sum(), atol=1e-6)

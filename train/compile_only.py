@@ -47,6 +47,8 @@ Create = Callable[[Mesh], Any]
 #   see train.benchmark. `config` is the trainer's, the others are as for `report`.
 Look = Callable[..., int]
 
+SOURCES = 12  # of memory traffic that the report keeps
+
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",  # do not ask the machine which TPU it has
   "TPU_WORKER_HOSTNAMES": "localhost",
@@ -170,7 +172,9 @@ def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device], du
     text = max(dumps, key=lambda path: path.stat().st_size).read_text()
   program = hlo.parse(text)
   found = collectives.collectives(program, len(devices))
-  traffic = collectives.memory_traffic(program)
+  sources = collectives.traffic_by_source(program)
+  traffic = sum(sources.values())
+  out |= {"largest_traffic": dict(list(sources.items())[:SOURCES])}
   out |= {"collectives": collectives.by_kind(found), "memory_traffic": traffic, "unknown_loops": program.unknown_loops}
   if chip is not None:
     peak = (chip.half if record["dtype"] != "float32" else chip.single) / cores

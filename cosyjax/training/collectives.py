@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -158,14 +159,26 @@ def memory_traffic(program: str | hlo.Program) -> float:
   An estimate: what lies in memory on the chip is free, of a sliced array the slice counts, of an array that
   is updated in place the update; what fills up the tiles of a layout is moved too.
   """
+  return sum(traffic_by_source(program).values())
+
+
+def traffic_by_source(program: str | hlo.Program) -> dict[str, float]:
+  """`memory_traffic` by what in the model it is for, the most first.
+
+  Instructions go by their name in the traced function without its numbers ("jit(update)/.../dot_general"), or by
+  their kind where the compiler made them for itself (copies, and what it reads ahead).
+  """
   program = hlo.parse(program) if isinstance(program, str) else program
-  total = 0.0
+  found: Counter[str] = Counter()
   for name, times in program.times.items():
     if name not in program.fused:
       instructions = program.computations[name]
       arrays = {i.name: i.results for i in instructions}
-      total += times * sum(_traffic(i, arrays, program) for i in instructions)
-  return total
+      for i in instructions:
+        if size := times * _traffic(i, arrays, program):
+          source = re.search(r'op_name="([^"]*)"', i.text)
+          found[re.sub(r"\d+", "#", source[1]) if source else i.op] += size
+  return dict(found.most_common())
 
 
 def mfu_bound(
@@ -234,7 +247,7 @@ def _traffic(i: hlo.Instruction, arrays: dict[str, tuple[hlo.Array, ...]], progr
   if i.op in _SLICES:
     return out + min(out or math.inf, sum(map(read, i.operands[:1])))
   if i.op == "dynamic-update-slice":
-    return 2 * sum(a.stored for a in arrays.get(i.operands[1], ()))
+    return 0.0 if i.results[0].fast else 2 * sum(a.stored for a in arrays.get(i.operands[1], ()))
   if i.op.endswith("-start"):  # a copy between the two memories, described by (source, destination, ...)
     return min((a.stored for a in i.results[:2]), default=0.0) * sum(not a.fast for a in i.results[:2])
   if i.op != "fusion":
