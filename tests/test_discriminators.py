@@ -110,3 +110,14 @@ def test_gradient_at_silence_is_finite(small):
   total = lambda p, x: sum(jnp.sum(y) for y in jax.tree.leaves(apply(p, x)))
   gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(params, jnp.zeros_like(wave_BA))
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(
+  ("shape", "kernel", "stride"),
+  [((2, 5, 21, 1), (3, 9, 1, 4), 1), ((2, 3, 16, 6), (3, 3, 6, 1), 1), ((1, 4, 17, 5), (3, 9, 5, 7), 2)],
+)
+def test_convolution_by_rows_is_the_convolution(shape, kernel, stride):
+  x, w = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate((shape, kernel)))
+  run = lambda f: jax.value_and_grad(lambda x, w: jnp.mean(jnp.sin(f(x, w, stride))), (0, 1))(x, w)
+  found, wanted = run(discriminators.conv_by_rows), run(discriminators.strided_conv)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)

@@ -6,6 +6,7 @@ arXiv:2106.07889, section 2.3) see the magnitudes of short-time Fourier transfor
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -85,7 +86,12 @@ class NormConv(nn.Module):
       scale_C = self.param("scale", start, (self.features,), jnp.float32)
       weight = weight * (scale_C / norm_C)
     bias_C = self.param("bias", named(nn.initializers.zeros, "conv_out"), (self.features,), jnp.float32)
-    y = strided_conv(x.astype(self.dtype), weight.astype(self.dtype), self.stride)
+    x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+    plain = functools.partial(strided_conv, stride=self.stride)
+    if len(self.kernel) == 2:
+      y = jax.lax.platform_dependent(x, weight, tpu=functools.partial(conv_by_rows, stride=self.stride), default=plain)
+    else:
+      y = plain(x, weight)
     return y + bias_C.astype(self.dtype)
 
 
@@ -195,6 +201,23 @@ def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     [(k // 2, k // 2) for k in kernel.shape[: axes - 1]] + [(before, after)],
     dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
   )
+
+
+def conv_by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """`strided_conv` of [B, H, N, C], each row on its own with its neighbours as further channels.
+
+  A TPU's compiler takes a third less time for the gradients of one axis than of two, and much less where there
+  is a single channel; the program moves half as much through memory.
+
+  Args:
+    kernel: [rows, taps, C, D], numbers of taps and rows odd.
+  """
+  batch, height, size, _ = x.shape
+  rows, taps, _, features = kernel.shape
+  x = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (0, 0), (0, 0)))
+  x = jnp.concatenate([x[:, i : i + height] for i in range(rows)], axis=-1).reshape(batch * height, size, -1)
+  y = strided_conv(x, kernel.transpose(1, 0, 2, 3).reshape(taps, -1, features), stride)
+  return y.reshape(batch, height, *y.shape[1:])
 
 
 def magnitudes(wave_BA: jax.Array, n_fft: int, hop: int, window: int) -> jax.Array:
