@@ -106,9 +106,9 @@ def f0_loss(target_BT: jax.Array, f0_BT: jax.Array, lengths_B: jax.Array) -> jax
 def _lower_median(x_BN: jax.Array) -> jax.Array:
   """The middle value of each row, of an even number the lower one: exactly, and without sorting; [B].
 
-  Thirty-two rounds of counting find its bits from the highest on. The program of a sort is long, and those of all
-  discriminators took most of the time in which a TPU's compiler was done with a step. The gradient
-  goes to the element that is the median, in equal parts if several are.
+  Thirty-two rounds of counting find its bits from the highest on; that is a short program, where a sort is a long one
+  and a step has one for every discriminator. The gradient goes to the element that is the median, in equal parts if
+  several are.
   """
   x_BN = x_BN.astype(jnp.float32)
   rank, top = (x_BN.shape[1] - 1) // 2, jnp.uint32(1 << 31)
