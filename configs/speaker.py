@@ -3,7 +3,8 @@
     python -m train.speaker --config configs/speaker.py --data CORPUS --out RUN
     python -m train.speaker --config configs/speaker.py --tiny --data CORPUS --out RUN
 
-Full size: 100,000 steps of 1024 crops of 3 s. What to look at: equal_error_rate over all pairs of
+Full size: 100,000 steps of 1024 crops of 3 s. A step has 9.9e12 FLOPs, the run 1e18: by arithmetic an hour at 30 % of
+one H200. What to look at: equal_error_rate over all pairs of
 recordings of speakers that training never hears.
 
 Tiny: an hour of speech with some fifty voices, minutes on two CPU cores.
