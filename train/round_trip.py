@@ -27,7 +27,7 @@ from cosyjax.data.corpus import Corpus
 TRAINERS: dict[str, tuple[int, list[str]]] = {
   # What is read in the end was never spoken by anybody: blurred and hissing, as small vocoders are.
   "speech_tokenizer": (
-    1200,
+    1000,
     [
       "data.seconds=30",
       "attention_reads=false",
@@ -39,9 +39,9 @@ TRAINERS: dict[str, tuple[int, list[str]]] = {
     ],
   ),
   "speaker": (60, ["data.rows=10"]),
-  "lm": (500, ["data.rows=4", "data.interleave=0"]),
-  "flow": (2000, ["data.seconds=12.5"]),
-  "vocoder": (2000, ["data.rows=4", "optim.learning_rate=1e-3", "alone=1850"]),
+  "lm": (200, ["data.rows=4", "data.interleave=0"]),
+  "flow": (1200, ["data.seconds=12.5"]),
+  "vocoder": (800, ["data.rows=4", "optim.learning_rate=1e-3", "alone=700"]),
 }
 READING = "joint"  # the method that must read every text without an error
 SAME = ["run.eval_every=200", "run.save_every=200", "run.keep_last=1", "run.keep_best=0", "optim.schedule=cosine"]
