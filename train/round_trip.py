@@ -5,7 +5,7 @@
 The whole chain at its smallest: corpus, features, speech tokenizer, speaker encoder, language model, flow and
 vocoder, each trained by its own program in its tiny configuration; the parts exported as a model directory;
 every text synthesised by it; and the audio recognised by the speech tokenizer's own ASR head. Prints what was
-said and heard, and ends with status 1 if a text came back wrong. About half an hour on two CPU cores for
+said and heard, and ends with status 1 if a text came back wrong. About half an hour of one CPU core for
 ten utterances of two seconds. What is done already is not done again.
 """
 
