@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
 from cosyjax.flow.attention import Distance, Mask, attend_masked, make_mask
-from cosyjax.flow.attention import relative_shift as relative_shift
 from cosyjax.flow.past import NO_PAST, NoPast, Past
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
