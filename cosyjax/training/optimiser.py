@@ -100,7 +100,7 @@ def written(tree: Any) -> Any:
 
   XLA fuses what makes moments into what reads them, too. Accelerators then write parameters and moments in one pass.
   On CPUs that takes a pass each, all of which read the old moments, so that these are copied before one of the
-  passes may overwrite them: half of an update's time.
+  passes may overwrite them.
   """
   return jax.lax.platform_dependent(tree, cpu=jax.lax.optimization_barrier, default=lambda tree: tree)
 
