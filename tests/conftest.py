@@ -73,21 +73,53 @@ def model(converted):
 
 
 @pytest.fixture(scope="session")
-def talker(model):
-  """The small release with a low maximum length (random weights seldom end on their own) and few buckets."""
+def shallow_dir(tmp_path_factory) -> Path:
+  """A model directory of random weights, with one layer where others have many: compiling them is most of the time.
+
+  For tests of how requests are handled; what layers compute is compared on the small release.
+  """
   import dataclasses
 
-  import cosyjax
+  from cosyjax import checkpoint, config, networks
+  from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 
-  config = dataclasses.replace(model.config, lm=dataclasses.replace(model.config.lm, max_ratio=4.0))
-  buckets = dataclasses.replace(model.stages.buckets, history=(256, 512, 1024))
-  return cosyjax.Synthesizer(config, model.stages.params, model.text_tokenizer, buckets=buckets)
+  c, replace = config.tiny(), dataclasses.replace
+  encoder, unet = replace(c.flow.encoder, blocks=1, up_blocks=1), replace(c.flow.unet, mid_stages=1)
+  c = replace(
+    c,
+    speech_tokenizer=replace(c.speech_tokenizer, layers=1),
+    speaker=replace(c.speaker, blocks=(1, 1, 1)),
+    lm=replace(c.lm, layers=1, max_ratio=3.0),  # random weights seldom end on their own
+    flow=replace(c.flow, steps=3, encoder=encoder, unet=unet),
+    vocoder=replace(c.vocoder, resblock_kernels=(3,), resblock_dilations=((1, 3),), source_dilations=((1,),) * 3),
+  )
+  out = tmp_path_factory.mktemp("models") / "shallow"
+  checkpoint.save_model(out, c, networks.random_params(c, 0), TextTokenizer.load(tiny_tokenizer_dir()).save)
+  return out
 
 
 @pytest.fixture(scope="session")
-def engine(talker):
+def shallow(shallow_dir):
+  """The model of `shallow_dir`, loaded, with few and small buckets."""
+  import cosyjax
+
+  buckets = cosyjax.Buckets(
+    batch=(1, 4),
+    seconds=(4, 30),
+    source_seconds=(4, 30, 60),
+    prefix=(64, 256),
+    cache=(512, 2048),
+    tokens=(128, 256, 512),
+    frames=(128, 256, 1280),
+    history=(256, 512, 1024),
+  )
+  return cosyjax.load(shallow_dir, buckets=buckets)
+
+
+@pytest.fixture(scope="session")
+def engine(shallow):
   """Sixteen streams at once, with room for five seconds each to begin with."""
   import cosyjax
 
-  with cosyjax.Engine(talker, slots=16, seconds=5.0) as engine:
+  with cosyjax.Engine(shallow, slots=16, seconds=5.0) as engine:
     yield engine

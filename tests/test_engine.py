@@ -22,8 +22,8 @@ TEXT = "Hello from JAX, this is a stream of words."
 
 
 @pytest.fixture(scope="module")
-def voice(talker):
-  return talker.voice(ASSETS / "prompt.wav", TRANSCRIPT)
+def voice(shallow):
+  return shallow.voice(ASSETS / "prompt.wav", TRANSCRIPT)
 
 
 def cut(voice, tokens):
@@ -46,9 +46,9 @@ def wave(stream):
 
 
 @pytest.fixture(scope="module")
-def in_one_pass(talker):
+def in_one_pass(shallow):
   """Tokens to audio without a stream, under the blocks of a schedule: (voice, tokens, schedule, seed, piece) -> [A]."""
-  model, params = talker.stages.modules["flow"], talker.stages.params["flow"]
+  model, params = shallow.stages.modules["flow"], shallow.stages.params["flow"]
   solve = jax.jit(lambda *args, blocks: generate(model, params, *args, chunk=blocks))
 
   def run(voice, tokens_U, schedule, seed, piece=0):
@@ -60,7 +60,7 @@ def in_one_pass(talker):
     blocks[: P + U] = schedule_lib.resolve(schedule, 25).blocks(P, U, 25)
     lengths = [np.asarray([n], np.int32) for n in (P + U, 2 * P)]
     mel = solve(ids, lengths[0], prompt, lengths[1], voice.speaker_E[None], noise_table(384), blocks=blocks)
-    return talker.stages.vocode([np.asarray(mel)[0, 2 * P : 2 * (P + U)]], [(seed, piece)])[0]
+    return shallow.stages.vocode([np.asarray(mel)[0, 2 * P : 2 * (P + U)]], [(seed, piece)])[0]
 
   return run
 
@@ -69,9 +69,9 @@ def in_one_pass(talker):
 @pytest.mark.parametrize(
   "schedule", ["balanced", "lowest", Schedule(7, (9, 31, 40))], ids=["balanced", "lowest", "own"]
 )
-def test_stream_equals_one_pass_under_its_blocks(engine, talker, in_one_pass, voice, prompt, schedule):
+def test_stream_equals_one_pass_under_its_blocks(engine, shallow, in_one_pass, voice, prompt, schedule):
   short = cut(voice, prompt) if prompt else cosyjax.Voice.from_speaker(voice.speaker_E)
-  tokens_U = talker.synthesize(TEXT, short, seed=3).pieces[0].tokens_U
+  tokens_U = shallow.synthesize(TEXT, short, seed=3).pieces[0].tokens_U
   streamed = wave(engine.stream(TEXT, short, seed=3, schedule=schedule))
   expected = in_one_pass(short, tokens_U, schedule, seed=3)
   assert streamed.shape == expected.shape == (960 * len(tokens_U),)
@@ -79,12 +79,12 @@ def test_stream_equals_one_pass_under_its_blocks(engine, talker, in_one_pass, vo
 
 
 @pytest.mark.long
-def test_every_piece_of_a_long_text_is_streamed(engine, talker, in_one_pass, voice):
+def test_every_piece_of_a_long_text_is_streamed(engine, shallow, in_one_pass, voice):
   text = "This sentence is long enough to fill a piece by itself, with many words and commas, again and again. " * 2
   config = dataclasses.replace(
-    talker.config, text=dataclasses.replace(talker.config.text, min_tokens=30, max_tokens=60)
+    shallow.config, text=dataclasses.replace(shallow.config.text, min_tokens=30, max_tokens=60)
   )
-  short = cosyjax.Synthesizer(config, talker.stages.params, talker.text_tokenizer, buckets=talker.stages.buckets)
+  short = cosyjax.Synthesizer(config, shallow.stages.params, shallow.text_tokenizer, buckets=shallow.stages.buckets)
   pieces = short.synthesize(text, voice, seed=1).pieces
   assert len(pieces) > 1
   voice = cut(voice, 20)
@@ -201,20 +201,20 @@ def test_prepared_voice_gives_the_same_audio(engine, voice):
 
 
 @pytest.mark.long
-def test_histories(engine, talker, voice):
+def test_histories(engine, shallow, voice):
   """No cache equals the cache; a narrow window is near."""
   voice = cut(voice, 40)
   full = wave(engine.stream(TEXT, voice, seed=1, schedule="lowest"))
   small = {"slots": 1, "schedule": "lowest", "seconds": 5.0}
-  with cosyjax.Engine(talker, **small, history="none") as other:
+  with cosyjax.Engine(shallow, **small, history="none") as other:
     np.testing.assert_allclose(wave(other.stream(TEXT, voice, seed=1)), full, atol=1e-3)
-  with cosyjax.Engine(talker, **small, history="window", window=1) as narrow:
+  with cosyjax.Engine(shallow, **small, history="window", window=1) as narrow:
     near = wave(narrow.stream(TEXT, voice, seed=1))
   assert near.shape == full.shape and np.all(np.isfinite(near)) and not np.allclose(near, full, atol=1e-3)
 
 
-def test_released_schedule_solves_its_last_hop_with_full_attention(engine, talker, in_one_pass, voice):
-  tokens_U = talker.synthesize(TEXT, voice, seed=3).pieces[0].tokens_U
+def test_released_schedule_solves_its_last_hop_with_full_attention(engine, shallow, in_one_pass, voice):
+  tokens_U = shallow.synthesize(TEXT, voice, seed=3).pieces[0].tokens_U
   streamed = wave(engine.stream(TEXT, voice, seed=3, schedule="released"))
   assert streamed.shape == (960 * len(tokens_U),)
   chunked = in_one_pass(voice, tokens_U, "released", seed=3)

@@ -17,8 +17,8 @@ TEXT = "Hello from JAX, this is a stream of words."
 
 
 @pytest.fixture(scope="module")
-def voice(talker):
-  return talker.voice(ASSETS / "prompt.wav", "希望你以后能够做的比我还好呦。")
+def voice(shallow):
+  return shallow.voice(ASSETS / "prompt.wav", "希望你以后能够做的比我还好呦。")
 
 
 def wave(stream):
@@ -197,14 +197,14 @@ def test_text_without_end_waits_for_its_listener(engine, voice):
   assert given == before  # nobody reads on
 
 
-def test_full_queue_answers_at_once(talker, voice):
+def test_full_queue_answers_at_once(shallow, voice):
   hold = threading.Event()
 
   def slow():
     hold.wait(60)
     yield TEXT
 
-  engine = cosyjax.Engine(talker, slots=1, queue=2, seconds=5.0)
+  engine = cosyjax.Engine(shallow, slots=1, queue=2, seconds=5.0)
   streams = [engine.stream(slow(), voice)]
   while not engine.stats().running:
     time.sleep(0.01)
@@ -238,9 +238,9 @@ def test_full_queue_answers_at_once(talker, voice):
     ({"schedule": "x"}, "x"),
   ],
 )
-def test_bad_settings_are_refused(talker, options, said):
+def test_bad_settings_are_refused(shallow, options, said):
   with pytest.raises(ConfigError, match=said):
-    cosyjax.Engine(talker, **options)
+    cosyjax.Engine(shallow, **options)
 
 
 def test_a_schedule_beyond_the_engines_hops_is_refused(engine, voice):
@@ -249,9 +249,9 @@ def test_a_schedule_beyond_the_engines_hops_is_refused(engine, voice):
 
 
 @pytest.fixture(scope="module")
-def warm(talker):
+def warm(shallow):
   """Four streams at once, everything compiled."""
-  with cosyjax.Engine(talker, slots=4, queue=200, seconds=10.0) as engine:
+  with cosyjax.Engine(shallow, slots=4, queue=200, seconds=10.0) as engine:
     engine.warm_up(prefix=256, cache=512, seconds=8.0, prompt=4.0)
     yield engine
 

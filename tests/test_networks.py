@@ -3,6 +3,7 @@
 import math
 
 import jax
+import numpy as np
 import pytest
 
 from cosyjax import config, networks
@@ -35,7 +36,7 @@ def test_no_parameter_is_anything_but_float32(shapes):
 
 def test_random_weights_are_seeded():
   a, b, c = (networks.random_params(config.tiny(), seed) for seed in (0, 0, 1))
-  same = lambda x, y: all(bool((p == q).all()) for p, q in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+  same = lambda x, y: all(np.array_equal(p, q) for p, q in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
   assert same(a, b)
   assert not same(a, c)
 

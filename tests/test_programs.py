@@ -70,21 +70,21 @@ def test_synthesize_writes_speech_and_keeps_the_voice(converted, tmp_path, capsy
   np.testing.assert_array_equal(soundfile.read(again)[0], wave)
 
 
-def test_jobs_file(converted, tmp_path, capsys):
+def test_jobs_file(shallow_dir, tmp_path, capsys):
   jobs = tmp_path / "jobs.jsonl"
   rows = [
     {"text": "One.", "out": str(tmp_path / "1.wav"), "seed": 1},
     {"text": "Two.", "out": str(tmp_path / "2.flac"), "instruction": "say it slowly"},
   ]
   jobs.write_text("\n".join(json.dumps(r) for r in rows))
-  assert _run(synthesize.main, "--model", converted, "--jobs", jobs, *PROMPT) == 0
+  assert _run(synthesize.main, "--model", shallow_dir, "--jobs", jobs, *PROMPT) == 0
   assert all(soundfile.info(r["out"]).frames > 0 for r in rows)
 
 
-def test_bad_jobs_are_all_named_before_anything_runs(converted, tmp_path, capsys):
+def test_bad_jobs_are_all_named_before_anything_runs(shallow_dir, tmp_path, capsys):
   jobs = tmp_path / "jobs.jsonl"
   jobs.write_text('{"text": "x"}\n\nnonsense\n[]\n{"text": "x", "out": "a.wav", "volume": 3}\n')
-  assert _run(synthesize.main, "--model", converted, "--jobs", jobs, *PROMPT) == 1
+  assert _run(synthesize.main, "--model", shallow_dir, "--jobs", jobs, *PROMPT) == 1
   error = capsys.readouterr().err
   assert all(f"jobs.jsonl:{n}" in error for n in (1, 3, 4, 5)) and "'volume'" in error
 
@@ -99,24 +99,24 @@ def test_bad_jobs_are_all_named_before_anything_runs(converted, tmp_path, capsys
     (["--text-file", "/nowhere.txt"], "/nowhere.txt"),
   ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(converted, tmp_path, capsys, args, said):
-  assert _run(synthesize.main, "--model", converted, "--out", tmp_path / "o.wav", *PROMPT, *args) == 1
+def test_bad_input_is_one_line_and_leaves_nothing(shallow_dir, tmp_path, capsys, args, said):
+  assert _run(synthesize.main, "--model", shallow_dir, "--out", tmp_path / "o.wav", *PROMPT, *args) == 1
   lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
   assert len(lines) == 1 and said in lines[0]
   assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_refused_first(converted, tmp_path, capsys, monkeypatch):
+def test_an_output_that_cannot_be_written_is_refused_first(shallow_dir, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(options, "open_model", lambda args: pytest.fail("loaded a model before looking at --out"))
   for out in (tmp_path / "no folder" / "o.wav", tmp_path / "o.mp9"):
-    assert _run(synthesize.main, "--model", converted, "--text", "Hi.", "--out", out, *PROMPT) == 1
+    assert _run(synthesize.main, "--model", shallow_dir, "--text", "Hi.", "--out", out, *PROMPT) == 1
     assert str(out) in capsys.readouterr().err
 
 
-def test_benchmark_prints_every_figure(tmp_path, capsys):
+def test_benchmark_prints_every_figure(shallow_dir, tmp_path, capsys):
   out = tmp_path / "b.json"
   sizes = ["--tokens", "32", "--prompt-seconds", "1", "--text", "8", "--repeats", "1", "--batch", "1"]
-  assert _run(benchmark.main, "--preset", "tiny", "--dtype", "float32", *sizes, "--json", out) == 0
+  assert _run(benchmark.main, "--model", shallow_dir, "--dtype", "float32", *sizes, "--json", out) == 0
   printed = capsys.readouterr().out
   rows = json.loads(out.read_text())["rows"]
   assert [r["batch"] for r in rows] == [1]

@@ -26,9 +26,9 @@ STEP = 2 / 32767  # a half for rounding, one for readers that divide by 32768
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine(shallow_dir):
   """One engine for all runs here: compiling is most of the time."""
-  model = stream_load.forced(cosyjax.random_model("tiny", dtype="float32"), 3.0)
+  model = stream_load.forced(cosyjax.load(shallow_dir, dtype="float32"), 3.0)
   with Engine(model, slots=1, seconds=SECONDS) as engine:
     yield engine
 

@@ -18,20 +18,8 @@ TRANSCRIPT = "希望你以后能够做的比我还好呦。"
 
 
 @pytest.fixture(scope="module")
-def voice(model):
-  return model.voice(ASSETS / "prompt.wav", TRANSCRIPT)
-
-
-def _short(model, limit: float = 3.0, **sizes):
-  """The same model with a low maximum length: random weights seldom end on their own."""
-  config = dataclasses.replace(model.config, lm=dataclasses.replace(model.config.lm, max_ratio=limit))
-  buckets = dataclasses.replace(model.stages.buckets, **sizes)
-  return cosyjax.Synthesizer(config, model.stages.params, model.text_tokenizer, buckets=buckets)
-
-
-@pytest.fixture(scope="module")
-def short(model):
-  return _short(model)
+def voice(shallow):
+  return shallow.voice(ASSETS / "prompt.wav", TRANSCRIPT)
 
 
 def test_tokens_to_waveform_is_the_reference(model, golden):
@@ -63,22 +51,22 @@ def test_voice_has_two_frames_per_token(voice):
   assert voice.seconds == pytest.approx(3.48, abs=0.05)
 
 
-def test_voice_takes_any_rate_and_channels(model, voice, recordings):
+def test_voice_takes_any_rate_and_channels(shallow, voice, recordings):
   wave_A, rate = recordings["prompt"]
-  again = model.voice((np.stack([wave_A, wave_A], 1), rate), TRANSCRIPT)
+  again = shallow.voice((np.stack([wave_A, wave_A], 1), rate), TRANSCRIPT)
   np.testing.assert_array_equal(again.tokens_U, voice.tokens_U)
   np.testing.assert_allclose(again.mel_TM, voice.mel_TM, atol=1e-5)
 
 
-def test_equal_requests_give_equal_audio_and_seeds_differ(short, voice):
-  a, b, c = (short.synthesize("Hello there, world.", voice, seed=s) for s in (3, 3, 4))
+def test_equal_requests_give_equal_audio_and_seeds_differ(shallow, voice):
+  a, b, c = (shallow.synthesize("Hello there, world.", voice, seed=s) for s in (3, 3, 4))
   np.testing.assert_array_equal(a.samples_A, b.samples_A)
   assert not np.array_equal(a.pieces[0].tokens_U, c.pieces[0].tokens_U)
   assert a.samples_A.dtype == np.float32 and np.all(np.isfinite(a.samples_A)) and np.abs(a.samples_A).max() <= 0.99
   assert len(a.samples_A) == 960 * sum(len(p.tokens_U) for p in a.pieces)
 
 
-def test_batch_equals_alone(short, voice):
+def test_batch_equals_alone(shallow, voice):
   other = cosyjax.Voice.from_speaker(np.linspace(-1, 1, 24))
   requests = [
     Request("One two three.", voice, seed=1),
@@ -87,56 +75,56 @@ def test_batch_equals_alone(short, voice):
     Request("Happy words.", voice, seed=9, instruction="say it happily"),
     Request("One two three.", voice, seed=5, speed=1.3),
   ]
-  together = short.batch(requests)
+  together = shallow.batch(requests)
   for request, speech in zip(requests, together, strict=True):
-    alone = short.batch([request])[0]
+    alone = shallow.batch([request])[0]
     assert len(alone.pieces) == len(speech.pieces)
     for p, q in zip(alone.pieces, speech.pieces, strict=True):
       np.testing.assert_array_equal(p.tokens_U, q.tokens_U)
     np.testing.assert_allclose(speech.samples_A, alone.samples_A, atol=1e-3)
 
 
-def test_bfloat16_speaks_too(short, voice):
+def test_bfloat16_speaks_too(shallow, voice):
   half = cosyjax.Synthesizer(
-    short.config, short.stages.params, short.text_tokenizer, dtype="bfloat16", buckets=short.stages.buckets
+    shallow.config, shallow.stages.params, shallow.text_tokenizer, dtype="bfloat16", buckets=shallow.stages.buckets
   )
   stack = half.stages.params["lm"]["stack"]
   assert stack["layers_0"]["mlp"]["gate_up"]["kernel"].dtype == jnp.bfloat16
   assert stack["norm"]["scale"].dtype == half.stages.params["flow"]["to_mel"]["kernel"].dtype == jnp.float32
   solve = Solve(voice.tokens_U[:40], voice.mel_TM[:40], voice.speaker_E)
-  [mel_TM], [exact_TM] = half.stages.solve([solve]), short.stages.solve([solve])
+  [mel_TM], [exact_TM] = half.stages.solve([solve]), shallow.stages.solve([solve])
   assert np.sqrt(np.mean((mel_TM - exact_TM) ** 2)) < 0.05 * np.std(exact_TM)
   assert half.synthesize("One two.", voice).seconds > 0
 
 
-def test_speed_changes_the_length(short, voice):
-  normal, fast, slow = (short.synthesize("One two three.", voice, speed=s) for s in (1.0, 2.0, 0.5))
+def test_speed_changes_the_length(shallow, voice):
+  normal, fast, slow = (shallow.synthesize("One two three.", voice, speed=s) for s in (1.0, 2.0, 0.5))
   np.testing.assert_array_equal(normal.pieces[0].tokens_U, fast.pieces[0].tokens_U)
   assert len(fast.samples_A) == len(normal.samples_A) // 2
   assert len(slow.samples_A) == 2 * len(normal.samples_A)
 
 
-def test_long_text_is_spoken_piece_by_piece(short, voice):
+def test_long_text_is_spoken_piece_by_piece(shallow, voice):
   text = "This is a sentence of some length, and it goes on for a while. " * 6
   steps = []
-  speech = short.synthesize(text, voice, progress=lambda *step: steps.append(step))
+  speech = shallow.synthesize(text, voice, progress=lambda *step: steps.append(step))
   assert len(speech.pieces) > 1
   assert "".join(p.text for p in speech.pieces).replace(" ", "") == text.replace(" ", "")
   assert {stage for stage, _, _ in steps} == {"tokens", "mel", "audio"}
   assert all(done <= total for _, done, total in steps) and steps[-1][1] == steps[-1][2]
 
 
-def test_voice_conversion_keeps_length(model, voice, recordings):
+def test_voice_conversion_keeps_length(shallow, voice, recordings):
   wave_A, rate = recordings["aishell_0121"]
-  speech = model.convert_voice((wave_A, rate), voice)
+  speech = shallow.convert_voice((wave_A, rate), voice)
   assert speech.seconds == pytest.approx(len(wave_A) / rate, abs=0.05)
   assert speech.pieces[0].ended == "given"
 
 
-def test_voice_conversion_of_a_long_recording(model, voice, recordings):
+def test_voice_conversion_of_a_long_recording(shallow, voice, recordings):
   wave_A, rate = recordings["aishell_0121"]
   long_A = np.tile(wave_A, 9)
-  speech = model.convert_voice((long_A, rate), voice)
+  speech = shallow.convert_voice((long_A, rate), voice)
   assert len(speech.pieces) > 1  # longer than the largest bucket here
   assert speech.seconds == pytest.approx(len(long_A) / rate, abs=0.05)
 
@@ -162,32 +150,32 @@ def test_modes(voice):
     ({"seed": 2**32}, "seed"),
   ],
 )
-def test_requests_that_contradict_themselves(short, voice, change, said):
+def test_requests_that_contradict_themselves(shallow, voice, change, said):
   with pytest.raises(ConfigError, match=said):
-    short.synthesize("Hello.", voice, **change)
+    shallow.synthesize("Hello.", voice, **change)
 
 
-def test_modes_that_a_voice_cannot_do(short, voice):
+def test_modes_that_a_voice_cannot_do(shallow, voice):
   with pytest.raises(ConfigError, match="needs the prompt's transcript"):
-    short.synthesize("Hello.", dataclasses.replace(voice, transcript=" "), mode="zero_shot")
+    shallow.synthesize("Hello.", dataclasses.replace(voice, transcript=" "), mode="zero_shot")
   with pytest.raises(ConfigError, match="speaker vector alone"):
-    short.synthesize("Hello.", cosyjax.Voice.from_speaker(voice.speaker_E), mode="cross_lingual")
+    shallow.synthesize("Hello.", cosyjax.Voice.from_speaker(voice.speaker_E), mode="cross_lingual")
 
 
 @pytest.mark.parametrize("text", ["", "   \n", "。。。！？", "\ud800", "hi <|endofprompt|> there", "x" * 200_001])
-def test_text_that_cannot_be_spoken(short, voice, text):
+def test_text_that_cannot_be_spoken(shallow, voice, text):
   with pytest.raises(TextError):
-    short.synthesize(text, voice)
+    shallow.synthesize(text, voice)
 
 
-def test_a_bad_request_in_a_batch_is_named(short, voice):
+def test_a_bad_request_in_a_batch_is_named(shallow, voice):
   with pytest.raises(TextError, match="request 1"):
-    short.batch([Request("Good.", voice), Request("", voice)])
+    shallow.batch([Request("Good.", voice), Request("", voice)])
 
 
-def test_text_and_prompt_too_long_together(short, voice):
+def test_text_and_prompt_too_long_together(shallow, voice):
   with pytest.raises(CosyError, match="too long"):
-    short.synthesize("word " * 50, dataclasses.replace(voice, transcript="long " * 400))
+    shallow.synthesize("word " * 50, dataclasses.replace(voice, transcript="long " * 400))
 
 
 @pytest.mark.parametrize(
@@ -201,19 +189,20 @@ def test_text_and_prompt_too_long_together(short, voice):
     (np.ones((3, 2, 2)), "shape"),
   ],
 )
-def test_prompts_that_are_refused(model, wave, said):
+def test_prompts_that_are_refused(shallow, wave, said):
   with pytest.raises(AudioError, match=said):
-    model.voice((wave, 24_000), "words")
+    shallow.voice((wave, 24_000), "words")
 
 
-def test_no_request_compiles_after_warm_up(model, voice, recordings):
-  fresh = _short(model, 4.0, batch=(1,))  # pieces of long text one by one
-  fresh.warm_up(batch=1, seconds=4, text=80, prefix=256, tokens=500, slowest=0.8)
+def test_no_request_compiles_after_warm_up(shallow, voice, recordings):
+  buckets = dataclasses.replace(shallow.stages.buckets, batch=(1,))  # pieces of long text one by one
+  fresh = cosyjax.Synthesizer(shallow.config, shallow.stages.params, shallow.text_tokenizer, buckets=buckets)
+  fresh.warm_up(batch=1, seconds=4, text=100, prefix=256, tokens=500, slowest=0.8)
   rng = np.random.default_rng(0)
   words = ["one", "two", "three", "four", "longer", "words", "你好", "世界", "and", "so", "on"]
   fresh.synthesize("Hello.", voice)  # what the host itself needs
   with count_compilations() as compiled:
-    for i in range(30):
+    for i in range(15):
       text = " ".join(rng.choice(words, rng.integers(1, 40))) + "."
       mode = [None, "cross_lingual", "speaker"][i % 3]
       instruction = "say it happily" if i % 7 == 0 and mode is None else None
