@@ -137,35 +137,6 @@ def test_killed_then_stopped_then_resumed_is_the_run_that_was_not(tmp_path):
   assert_same_end(whole, broken, 80)
 
 
-@pytest.mark.long
-def test_two_processes_give_the_losses_of_one_and_stop_together(tmp_path):
-  one, two = tmp_path / "one", tmp_path / "two"
-  flags = ("--steps", "60", "--set", "mesh.fsdp=2", "pause=0.02")
-  finish(start(TOY, one, *flags, XLA_FLAGS="--xla_force_host_platform_device_count=4"), one)
-
-  def pair() -> list[subprocess.Popen]:
-    with socket.socket() as free:
-      free.bind(("127.0.0.1", 0))
-      port = free.getsockname()[1]
-    more = lambda i: [*flags, "--coordinator", f"127.0.0.1:{port}", "--processes", f"{i}/2"]
-    return [start(TOY, two, *more(i), XLA_FLAGS="--xla_force_host_platform_device_count=2") for i in (0, 1)]
-
-  processes = pair()
-  assert wait_for(processes[0], lambda: last_step(two) >= 4)
-  processes[1].terminate()  # one of them is asked
-  for process in processes:
-    finish(process, two, 75)
-  assert int(max(p.name for p in (two / "checkpoints").iterdir())) == last_step(two) < 60
-  for process in pair():
-    finish(process, two)
-  a, b = metrics(one), metrics(two)
-  np.testing.assert_allclose([a[n]["loss"] for n in a], [b[n]["loss"] for n in a], atol=1e-5)
-  with (two / "metrics1.jsonl").open() as file:
-    assert [json.loads(line)["loss"] for line in file] == [b[n]["loss"] for n in b]
-  for (name, x), y in zip(arrays(one, 60).items(), arrays(two, 60).values(), strict=True):
-    np.testing.assert_allclose(x, y, atol=1e-5, err_msg=name)
-
-
 @pytest.fixture(scope="module")
 def corpus(recordings, tmp_path_factory) -> Path:
   """Pieces of the recordings with made-up transcripts, and features of random networks."""
@@ -180,12 +151,89 @@ def corpus(recordings, tmp_path_factory) -> Path:
       (folder / speaker / f"{speaker}_{n}.txt").write_text(f"piece number {n}")
   for module, *flags in (
     ("train.build_corpus", "--folder", folder, "--language", "en", "--validation", "0.2", "--out", out),
-    ("train.features", out, "--preset", "tiny", "--names", "speech_tokens", "mel", "f0"),
+    (
+      "train.features",
+      out,
+      "--preset",
+      "tiny",
+      "--names",
+      "speech_tokens",
+      "speaker",
+      "mel",
+      "f0",
+      "log_mel_16k",
+      "fbank",
+    ),
   ):
     command = [sys.executable, "-m", module, *map(str, flags)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
   return out
+
+
+def command_of(trainer: str, request: pytest.FixtureRequest) -> list[str]:
+  if trainer == "toy":
+    return TOY
+  data = ["--data", str(request.getfixturevalue("corpus"))]
+  return [sys.executable, "-m", f"train.{trainer}", "--config", f"configs/{trainer}.py", "--tiny", *data]
+
+
+def pair_of(command: list[str], out: Path, *flags: str) -> list[subprocess.Popen]:
+  """Two processes of one run, each with two devices."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  place = lambda i: [*flags, "--coordinator", f"127.0.0.1:{port}", "--processes", f"{i}/2"]
+  return [start(command, out, *place(i), XLA_FLAGS="--xla_force_host_platform_device_count=2") for i in (0, 1)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("trainer", ["toy", "lm"])
+def test_two_processes_give_the_losses_of_one_and_stop_together(trainer, tmp_path, request):
+  one, two, command = tmp_path / "one", tmp_path / "two", command_of(trainer, request)
+  more = {"toy": ["pause=0.02"], "lm": ["data.rows=4", "data.length=256", "run.log_every=1", "run.eval_every=0"]}
+  flags = ("--steps", "60", "--set", "mesh.fsdp=2", *more[trainer])
+  finish(start(command, one, *flags, XLA_FLAGS="--xla_force_host_platform_device_count=4"), one)
+  processes = pair_of(command, two, *flags)
+  assert wait_for(processes[0], lambda: last_step(two) >= 4)
+  processes[1].terminate()  # one of them is asked
+  for process in processes:
+    finish(process, two, 75)
+  assert int(max(p.name for p in (two / "checkpoints").iterdir())) == last_step(two) < 60
+  for process in pair_of(command, two, *flags):
+    finish(process, two)
+  a, b, loss = metrics(one), metrics(two), "loss" if trainer == "toy" else "train/loss"
+  np.testing.assert_allclose([a[n][loss] for n in a], [b[n][loss] for n in a], atol=1e-5)
+  if trainer == "toy":  # it writes what the second process sees, too
+    with (two / "metrics1.jsonl").open() as file:
+      assert [json.loads(line)["loss"] for line in file] == [b[n][loss] for n in b]
+  for (name, x), y in zip(arrays(one, 60).items(), arrays(two, 60).values(), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5, err_msg=name)
+
+
+# What makes a step of each trainer short.
+SHORT = {
+  "flow": ["data.seconds=6"],
+  "vocoder": ["data.rows=4", "data.frames=8", "model.channels=16", "alone=30", "data.eval_rows=4"],
+  "speaker": ["data.rows=4"],
+  "speech_tokenizer": ["data.seconds=6"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("trainer", SHORT)
+def test_two_processes_measure_what_one_does(trainer, tmp_path, request):
+  one, two, command = tmp_path / "one", tmp_path / "two", command_of(trainer, request)
+  flags = ("--steps", "3", "--set", "mesh.fsdp=2", "run.log_every=1", "run.eval_batches=1", *SHORT[trainer])
+  finish(start(command, one, *flags, XLA_FLAGS="--xla_force_host_platform_device_count=4"), one)
+  for process in pair_of(command, two, *flags):
+    finish(process, two)
+  a, b = metrics(one), metrics(two)
+  assert sorted(a) == sorted(b) == [1, 2, 3] and any(name.startswith("eval/") for name in a[3])
+  for n in a:
+    assert a[n].keys() == b[n].keys()
+    far = {name: (x, b[n][name]) for name, x in a[n].items() if not np.isclose(x, b[n][name], rtol=1e-4, atol=1e-4)}
+    assert not far, f"step {n}"
 
 
 # What makes each trainer's steps short.
@@ -199,10 +247,7 @@ SMALL = {
 @pytest.mark.long
 @pytest.mark.parametrize("trainer", ["toy", "lm", "vocoder"])
 def test_twenty_kills(trainer, tmp_path, request):
-  steps, command = 250, TOY
-  if trainer != "toy":
-    data = ["--data", str(request.getfixturevalue("corpus"))]
-    command = [sys.executable, "-m", f"train.{trainer}", "--config", f"configs/{trainer}.py", "--tiny", *data]
+  steps, command = 250, command_of(trainer, request)
   flags = ["--steps", str(steps), "--set", "run.save_every=2", "run.log_every=1", "run.eval_every=0", *SMALL[trainer]]
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   finish(start(command, whole, *flags), whole)

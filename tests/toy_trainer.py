@@ -57,6 +57,7 @@ class Batches:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args, config = cli.parse(__doc__, Config, argv)
+  runtime.join(args)
   run = config.run
 
   # -------- Devices, model, optimiser

@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   flags = cli.parser(__doc__)
   flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="vocoder for the sounds of evaluations")
   args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
+  runtime.join(args)
   if args.init:
     config = dataclasses.replace(config, flow=checkpoint.load_config(args.init).flow)
   run, data, optim = config.run, config.data, config.optim

@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --init or --qwen")
   flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="flow and vocoder for the sounds of evaluations")
   args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
+  runtime.join(args)
   if args.init and args.qwen:
     raise ConfigError("--init and --qwen: expected at most one of them")
   if args.init:
@@ -184,7 +185,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
     stop.poll(step)
     if fixed and (due(step, run.eval_every) or step == run.steps):
       params = state.params if state.ema is None else state.ema
-      found = validate(evaluate, params, fixed, mesh)
+      found = validate(evaluate, params, fixed, mesh, config.lm.speech_vocab)
       heard, pictures, sounds = listener(params) if listener else ({}, {}, {})
       log.evaluation(step, found | heard, pictures, sounds)
       metric = found["loss"]
@@ -204,14 +205,15 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
 # ---- evaluation
 
 
-def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], mesh: Mesh) -> dict[str, float]:
+def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], mesh: Mesh, ids: int) -> dict[str, float]:
   """Loss and accuracy over the fixed batches, of each layout too, and what guessing the commonest token would score."""
   with jax.set_mesh(mesh):
     losses = [jax.device_get(evaluate(params, put_batch(batch, mesh))) for batch in fixed]
   loss, metrics = summarise(jax.tree.map(lambda *parts: np.sum(parts), *losses))
   targets = np.concatenate([batch["targets_BL"][batch["targets_BL"] >= 0] for batch in fixed])
   out = {"loss": float(loss)} | {name: float(value) for name, value in metrics.items()}
-  return out | {"accuracy_unigram": training.unigram_accuracy(np.bincount(targets))}
+  counts_V = runtime.over_processes(np.bincount(targets, minlength=ids))
+  return out | {"accuracy_unigram": training.unigram_accuracy(counts_V)}
 
 
 def fixed_batches(

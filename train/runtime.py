@@ -2,6 +2,7 @@
 
 How a loop uses them:
 
+    runtime.join(args)
     mesh = runtime.start(args, config)
     stop = runtime.Stop()
     while step < steps:
@@ -36,15 +37,14 @@ STOPPED = 75  # exit code of a run that was asked to stop, saved, and can be res
 MAX_BAD = 10  # non-finite steps in a row that end a run
 
 
-def start(args: Any, config: Any) -> Mesh:
-  """Joins the other processes if there are any, turns the compilation cache on, and makes the mesh.
+def join(args: Any) -> None:
+  """Joins the other processes if there are any: before anything else, since JAX looks for devices but once.
 
   Args:
     args: from `train.cli.parse`.
-    config: has `mesh`, a `MeshConfig`.
 
   Raises:
-    ConfigError: the mesh does not fit the devices, or the coordinator cannot be reached.
+    ConfigError: the coordinator cannot be reached.
   """
   if args.coordinator or args.processes[1] > 1:
     index, count = args.processes
@@ -52,10 +52,31 @@ def start(args: Any, config: Any) -> Mesh:
       jax.distributed.initialize(args.coordinator, num_processes=count, process_id=index)
     except RuntimeError as error:
       raise ConfigError(f"--coordinator {args.coordinator} --processes {index}/{count}: {error}") from error
+
+
+def start(args: Any, config: Any) -> Mesh:
+  """Turns the compilation cache on, and makes the mesh.
+
+  Args:
+    args: from `train.cli.parse`.
+    config: has `mesh`, a `MeshConfig`.
+
+  Raises:
+    ConfigError: the mesh does not fit the devices.
+  """
   if not args.no_cache:
     enable_cache()
   shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, jax.device_count())
   return make_mesh(*shape)
+
+
+def over_processes(counts: np.ndarray) -> np.ndarray:
+  """Sum of an array of every process, which all call at once. Rows that several processes hold count for each."""
+  if jax.process_count() == 1:
+    return counts
+  from jax.experimental import multihost_utils
+
+  return np.sum(multihost_utils.process_allgather(counts), axis=0)
 
 
 def is_main() -> bool:

@@ -71,6 +71,7 @@ class Config:
 def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   args, config = cli.parse(__doc__, Config, argv, runs=look is None)
+  runtime.join(args)
   c, run, data = config, config.run, config.data
   tx = make_optimiser(c.optim, run.steps)
 

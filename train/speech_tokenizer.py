@@ -75,6 +75,7 @@ class Config:
 def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   args, config = cli.parse(__doc__, Config, argv, runs=look is None)
+  runtime.join(args)
   c, run, data = config, config.run, config.data
   module = AsrTokenizer(c.tokenizer, c.asr, jnp.dtype(run.dtype), run.remat)
   init = lambda key: module.init(key, *init_arguments(c.tokenizer))["params"]

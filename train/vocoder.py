@@ -88,6 +88,7 @@ class Config:
 def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = None) -> int:
   # ---- settings
   args, config = cli.parse(__doc__, Config, argv, runs=look is None)
+  runtime.join(args)
   if args.init:
     config = dataclasses.replace(config, model=checkpoint.load_config(args.init).vocoder)
   c, run, data = config, config.run, config.data
