@@ -215,7 +215,7 @@ def test_two_processes_give_the_losses_of_one_and_stop_together(trainer, tmp_pat
 SHORT = {
   "flow": ["data.seconds=6"],
   "vocoder": ["data.rows=4", "data.frames=8", "model.channels=16", "alone=30", "data.eval_rows=4"],
-  "speaker": ["data.rows=4"],
+  "speaker": ["data.rows=4", "data.eval_split=validation"],
   "speech_tokenizer": ["data.seconds=6"],
 }
 

@@ -196,10 +196,10 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
 
 def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], config: Config, mesh: Mesh) -> dict[str, float]:
   """Loss of each mask over the fixed batches, and their mean."""
-  key, whole = runtime.make_key(config.run.seed, "validation"), NamedSharding(mesh, PartitionSpec())
+  key = runtime.make_key(config.run.seed, "validation")
   losses = []
   for i, batch in enumerate(fixed):
-    one = jax.device_put(jax.random.fold_in(key, i), whole)
+    one = runtime.everywhere(jax.random.fold_in(key, i), mesh)
     with jax.set_mesh(mesh):
       losses.append(jax.device_get(evaluate(params, put_batch(batch, mesh), one)))
   loss, metrics = summarise(jax.tree.map(lambda *parts: np.sum(parts), *losses))

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from cosyjax.compilation import enable_cache
 from cosyjax.errors import ConfigError, TrainingError
-from cosyjax.sharding import make_mesh, mesh_shape
+from cosyjax.sharding import make_mesh, mesh_shape, put_batch
 
 STOPPED = 75  # exit code of a run that was asked to stop, saved, and can be resumed (EX_TEMPFAIL)
 MAX_BAD = 10  # non-finite steps in a row that end a run
@@ -68,6 +68,12 @@ def start(args: Any, config: Any) -> Mesh:
     enable_cache()
   shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, jax.device_count())
   return make_mesh(*shape)
+
+
+def everywhere(key: jax.Array, mesh: Mesh) -> jax.Array:
+  """The same key, given by every process, as one that lies on all devices of the mesh."""
+  data = {"key": np.asarray(jax.random.key_data(key))}
+  return jax.random.wrap_key_data(put_batch(data, mesh)["key"])
 
 
 def over_processes(counts: np.ndarray) -> np.ndarray:

@@ -231,10 +231,9 @@ def evaluation(
 ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Scalars over fixed utterances; a picture and sounds of the longest one of the first batch."""
   params = state.params if state.ema is None else state.ema
-  whole = NamedSharding(mesh, PartitionSpec())
   sums, pictures, sounds = [], {}, {}
   for n, batch in enumerate(batches):
-    key = jax.device_put(runtime.make_key(n, "evaluation"), whole)
+    key = runtime.everywhere(runtime.make_key(n, "evaluation"), mesh)
     found, wave_BA = look(params, put_batch(batch, mesh), key)
     sums.append(jax.device_get(found))
     if n == 0 and runtime.is_main():  # process 0 holds the first rows
