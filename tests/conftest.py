@@ -22,6 +22,17 @@ jax.config.update("jax_default_matmul_precision", "float32")
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
+# Few and small ones.
+BUCKETS = {
+  "batch": (1, 4),
+  "seconds": (4, 30),
+  "source_seconds": (4, 30, 60),
+  "prefix": (64, 256),
+  "cache": (512, 2048),
+  "tokens": (128, 256, 512),
+  "frames": (128, 256, 1280),
+}
+
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory) -> Path:
@@ -60,16 +71,7 @@ def model(converted):
   """The small release, loaded, with few and small buckets."""
   import cosyjax
 
-  buckets = cosyjax.Buckets(
-    batch=(1, 4),
-    seconds=(4, 30),
-    source_seconds=(4, 30, 60),
-    prefix=(64, 256),
-    cache=(512, 2048),
-    tokens=(128, 256, 512),
-    frames=(128, 256, 1280),
-  )
-  return cosyjax.load(converted, buckets=buckets)
+  return cosyjax.load(converted, buckets=cosyjax.Buckets(**BUCKETS))
 
 
 @pytest.fixture(scope="session")
@@ -103,17 +105,7 @@ def shallow(shallow_dir):
   """The model of `shallow_dir`, loaded, with few and small buckets."""
   import cosyjax
 
-  buckets = cosyjax.Buckets(
-    batch=(1, 4),
-    seconds=(4, 30),
-    source_seconds=(4, 30, 60),
-    prefix=(64, 256),
-    cache=(512, 2048),
-    tokens=(128, 256, 512),
-    frames=(128, 256, 1280),
-    history=(256, 512, 1024),
-  )
-  return cosyjax.load(shallow_dir, buckets=buckets)
+  return cosyjax.load(shallow_dir, buckets=cosyjax.Buckets(**BUCKETS, history=(256, 512, 1024)))
 
 
 @pytest.fixture(scope="session")
