@@ -192,6 +192,21 @@ def pair_of(command: list[str], out: Path, *flags: str) -> list[subprocess.Popen
   return [start(command, out, *place(i), XLA_FLAGS=devices(2)) for i in (0, 1)]
 
 
+def with_a_gradient(found: dict[str, np.ndarray], name: str) -> np.ndarray:
+  """Where an array is the run's doing and not rounding's: everywhere, but for an LM's key biases.
+
+  What adds the same to all of a query's scores leaves its attention as it was, so a key's bias
+  has no gradient but through the turning of RoPE. Where that turns slowly, the gradient is the
+  rounding of sums whose order the devices choose, and Adam makes steps of full length of it.
+  """
+  if not name.startswith("params/") or not name.endswith("attention/k/bias"):
+    return np.ones_like(found[name], bool)
+  (variance,) = (found[n] for n in found if n.endswith(f"/nu/{name.removeprefix('params/')}"))
+  where = np.sqrt(variance) > 1e-6
+  assert where.mean() > 0.7, "the slowest quarter of the frequencies, at most, may be passed over"
+  return where
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("trainer", ["toy", "lm"])
 def test_two_processes_give_the_losses_of_one_and_stop_together(trainer, tmp_path, request):
@@ -212,8 +227,11 @@ def test_two_processes_give_the_losses_of_one_and_stop_together(trainer, tmp_pat
   if trainer == "toy":  # it writes what the second process sees, too
     with (two / "metrics1.jsonl").open() as file:
       assert [json.loads(line)["loss"] for line in file] == [b[n][loss] for n in b]
-  for (name, x), y in zip(arrays(one, 60).items(), arrays(two, 60).values(), strict=True):
-    np.testing.assert_allclose(x, y, atol=1e-5, err_msg=name)
+  x, y = arrays(one, 60), arrays(two, 60)
+  assert x.keys() == y.keys()
+  for name in x:
+    where = with_a_gradient(x, name)
+    np.testing.assert_allclose(x[name][where], y[name][where], atol=1e-5, err_msg=name)
 
 
 # What makes a step of each trainer short.
