@@ -203,7 +203,7 @@ def with_a_gradient(found: dict[str, np.ndarray], name: str) -> np.ndarray:
     return np.ones_like(found[name], bool)
   (variance,) = (found[n] for n in found if n.endswith(f"/nu/{name.removeprefix('params/')}"))
   where = np.sqrt(variance) > 1e-6
-  assert where.mean() > 0.7, "the slowest quarter of the frequencies, at most, may be passed over"
+  assert where.mean() > 0.5, "the slower half of the frequencies, at most, may be passed over"
   return where
 
 
