@@ -34,7 +34,7 @@ def start(command: list[str], out: Path, *flags: str, **environment: str) -> sub
 
 
 def devices(count: int) -> str:
-  """Programs are ready soon: two processes wait half a minute for each other, and no longer."""
+  """So many devices, and programs that are ready soon."""
   return f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
 
 
@@ -232,6 +232,20 @@ def test_two_processes_give_the_losses_of_one_and_stop_together(trainer, tmp_pat
   for name in x:
     where = with_a_gradient(x, name)
     np.testing.assert_allclose(x[name][where], y[name][where], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.long
+def test_a_process_that_comes_late_is_waited_for(tmp_path):
+  out = tmp_path / "late"
+  other, late = pair_of(TOY, out, "--steps", "12", "--set", "mesh.fsdp=2")  # the first one is where they meet
+  assert wait_for(late, (out / "metrics1.jsonl").exists)  # it is about to compile its first step
+  late.send_signal(signal.SIGSTOP)
+  time.sleep(45)  # what exchanges data between CPUs gives up after 30
+  assert other.poll() is None, (out / "said").read_text()[-3000:]
+  late.send_signal(signal.SIGCONT)
+  for process in (late, other):
+    finish(process, out)
+  assert last_step(out) == 12
 
 
 # What makes a step of each trainer short.

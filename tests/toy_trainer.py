@@ -19,6 +19,7 @@ from cosyjax.layers.basic import dense
 from cosyjax.sharding import put_batch
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import Loss, make_update
 from train import cli, runtime
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   tx = make_optimiser(config.optim, run.steps)
   abstract = abstract_state(init, tx, config.optim)
-  update = make_update(loss_fn, tx, config.optim, run.steps, state_shardings(abstract, mesh))
+  update = together(make_update(loss_fn, tx, config.optim, run.steps, state_shardings(abstract, mesh)), "step")
 
   # -------- Data, state
   from cosyjax.sharding import process_share

@@ -36,6 +36,7 @@ from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count
 from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.training.step import make_update, summarise
 from train import cli, compile_only, runtime
@@ -145,9 +146,10 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
       state = replace_params(state, stack(released_params(args.init, "flow")))
 
   # ---- update and evaluation
-  update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
+  update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
   whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = jax.jit(functools.partial(training.validation, model, kind=config.objective.kind), out_shardings=whole)
+  evaluate = functools.partial(training.validation, model, kind=config.objective.kind)
+  evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
   speak = make_speaker(model, config, args.listen or args.init)
   log = Log(
     args.out,

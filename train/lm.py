@@ -34,6 +34,7 @@ from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.training.step import make_update, summarise
 from train import cli, compile_only, runtime
@@ -157,9 +158,10 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
       state = replace_params(state, qwen_params(args.qwen, config.lm, state.params))
 
   # ---- update and evaluation
-  update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
+  update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
   whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = jax.jit(lambda params, batch: training.objective(model, params, batch, layouts=True), out_shardings=whole)
+  evaluate = lambda params, batch: training.objective(model, params, batch, layouts=True)
+  evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
   log = Log(
     args.out,
     total_steps=run.steps,

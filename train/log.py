@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from cosyjax.config import SAMPLE_RATE
 from cosyjax.training.flops import peak_flops, utilisation
+from cosyjax.training.processes import meet
 from train import runtime
 from train.pictures import png, wav
 
@@ -158,7 +159,7 @@ class Log:
     pictures: Mapping[str, np.ndarray] | None = None,
     sounds: Mapping[str, np.ndarray] | None = None,
   ) -> None:
-    """Writes what an evaluation found. The time since the last step does not count as a step's.
+    """Writes what an evaluation found; every process calls it. The time since the last step does not count as a step's.
 
     Args:
       step: whose parameters were evaluated.
@@ -179,6 +180,7 @@ class Log:
     if self._show:
       text = f"{self._name}: step {step}, " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
       tqdm.write(text, file=sys.stderr) if self._bar is not None else print(text, file=sys.stderr, flush=True)
+    meet("evaluation written")  # process 0 had pictures to make and files to write
     self.restart()
 
   def restart(self) -> None:

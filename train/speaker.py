@@ -34,6 +34,7 @@ from cosyjax.speaker import training
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.flops import training_flops
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import make_update
 from train import cli, compile_only, runtime
@@ -113,9 +114,9 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
     state = create(init, mesh)
 
   # ---- update and evaluation
-  update = make_update(loss_fn, tx, c.optim, run.steps, shardings)
+  update = together(make_update(loss_fn, tx, c.optim, run.steps, shardings), "step")
   everywhere = NamedSharding(mesh, PartitionSpec())
-  look = jax.jit(functools.partial(look_at, module), out_shardings=everywhere)
+  look = together(jax.jit(functools.partial(look_at, module), out_shardings=everywhere), "evaluation")
   flops = training_flops(loss_fn, unbox(abstract).params, batches.shapes[-1], None, unbox(abstract).extra)
   heard = data.rows * data.seconds
   log = Log(

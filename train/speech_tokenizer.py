@@ -39,6 +39,7 @@ from cosyjax.tokenizer.augment import AugmentConfig, augment
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.flops import training_flops
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import Loss, make_update, summarise
 from train import cli, compile_only, runtime
@@ -121,9 +122,10 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
     state = create(mesh)
 
   # ---- update and evaluation
-  update = make_update(loss_fn, tx, c.optim, run.steps, shardings)
+  update = together(make_update(loss_fn, tx, c.optim, run.steps, shardings), "step")
   everywhere = NamedSharding(mesh, PartitionSpec())
   look = jax.jit(functools.partial(look_at, module, c.attention_reads), out_shardings=everywhere)
+  look = together(look, "evaluation")
   shapes = batches.shapes[-1]
   flops = training_flops(functools.partial(total, loss_fn), unbox(abstract).params, shapes)
   seconds = shapes["log_mel_BTM"].shape[0] * shapes["log_mel_BTM"].shape[1] / 100

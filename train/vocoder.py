@@ -37,6 +37,7 @@ from cosyjax.errors import ConfigError, DataError
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
+from cosyjax.training.processes import together
 from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators
 from cosyjax.vocoder.hift import Vocoder, init_arguments
@@ -170,9 +171,9 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
       states[GENERATOR] = replace_params(states[GENERATOR], weights)
 
   # ---- update, evaluation and log
-  alone, both = updates_on(mesh)
+  alone, both = (together(update, "step") for update in updates_on(mesh))
   whole = NamedSharding(mesh, PartitionSpec())
-  look = jax.jit(functools.partial(evaluate, model), out_shardings=whole)
+  look = together(jax.jit(functools.partial(evaluate, model), out_shardings=whole), "evaluation")
   log = Log(
     args.out,
     total_steps=run.steps,

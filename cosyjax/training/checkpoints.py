@@ -39,6 +39,7 @@ from cosyjax.training.checkpoint_files import (
   read_json,
   restore_arrays,
 )
+from cosyjax.training.processes import agree, meet
 
 _SAVING, _REMOVED, _DAMAGED = ".saving", ".removed", ".damaged"
 
@@ -105,7 +106,7 @@ class Checkpoints:
             shutil.rmtree(leftover)
       except OSError as error:
         raise OutputError(f"{self.directory}: checkpoints cannot be written there: {error}") from error
-    _barrier("checkpoints opened")
+    meet("checkpoints opened")
     logging.getLogger("absl").addFilter(_no_orbax)
     self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), timeout_secs=1800)
 
@@ -113,7 +114,7 @@ class Checkpoints:
     """The newest complete step, or None. Its digests are checked by `restore`."""
     self._finish()
     found = self._steps()
-    return _agree(found[-1] if found else None)
+    return agree(found[-1] if found else None)
 
   def due(self, step: int) -> bool:
     """Whether a save is due after this step."""
@@ -146,7 +147,7 @@ class Checkpoints:
     texts = {"iterator": iterator, "config": self._config, "info": info}
     texts = {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in texts.items()}
     self._finish()
-    if _agree(step if (self.directory / _name(step)).exists() else None) is not None:
+    if agree(step if (self.directory / _name(step)).exists() else None) is not None:
       return
     error = None
     try:
@@ -209,7 +210,7 @@ class Checkpoints:
         work.mkdir()
       except OSError as error:
         fault = error
-    if _agree(None if fault else 1) is None:  # no process may wait in Orbax for one that has given up
+    if agree(None if fault else 1) is None:  # no process may wait in Orbax for one that has given up
       raise fault or OSError("process 0 could not make the directory")
     self._orbax.save(work / "state", args=ocp.args.StandardSave(arrays))
     errors: list[BaseException] = []
@@ -281,7 +282,7 @@ class Checkpoints:
           _say(f"damaged checkpoint passed over: {fault}; going back to step {chosen}")
         for candidate in [s for s in self._steps() if s > chosen] if step is None else []:
           self._put_aside(candidate)
-    chosen = _agree(chosen)
+    chosen = agree(chosen)
     if chosen is None:
       text = "\n  ".join(faults) or "there is no finished checkpoint" * self._main or "see process 0"
       raise CheckpointError(f"{self.directory}: no checkpoint that could be restored:\n  {text}")
@@ -352,20 +353,3 @@ def _no_orbax(record: logging.LogRecord) -> bool:
 
 def _say(text: str) -> None:
   print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _agree(value: int | None) -> int | None:
-  """Process 0's value, on all processes."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  found = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if value is None else value, np.int32)))
-  return None if found < 0 else found
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(name)

@@ -93,13 +93,19 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
     names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
     lines = "\n  ".join(f"{n}: expected {wanted.get(n)}, found {found.get(n)}" for n in names[:20])
     raise CheckpointError(f"weights that do not fit this model ({len(names)} differ):\n  {lines}")
-  place = lambda new, old: jax.device_put(np.asarray(new, old.dtype) if not hasattr(new, "sharding") else new.astype(
-    old.dtype), old.sharding)  # fmt: skip
-  params = jax.tree.map(place, params, state.params)
-  zeros = lambda tree: jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), tree)
+  params = jax.tree.map(_place, params, state.params)
+  zeros = lambda tree: jax.tree.map(lambda x: _place(np.zeros((), x.dtype), x), tree)
   ema = None if state.ema is None else jax.tree.map(jnp.copy, params)  # a buffer of its own, as the state is donated
   fresh = {name: zeros(getattr(state, name)) for name in ("step", "bad", "skipped", "opt_state")}
   return state.replace(params=params, ema=ema, **fresh)
+
+
+def _place(new: Any, old: jax.Array) -> jax.Array:
+  """`new`, broadcast, with the type and the layout of `old`; each process copies what its devices hold of it."""
+  if isinstance(new, jax.Array):
+    return jax.device_put(new.astype(old.dtype), old.sharding)
+  whole = np.broadcast_to(np.asarray(new, old.dtype), old.shape)
+  return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
 
 
 def _make(init: Init, tx: optax.GradientTransformation, c: OptimConfig, key: jax.Array) -> TrainState:
