@@ -158,13 +158,18 @@ def apart(params, batch):
   texts = {name: [row[row > 0].tolist() for row in np.asarray(ids)] for name, ids in read.items()}
   assert texts["ctc"] != texts["attention"]
 
-  def price(row: int, ids: list[int]) -> tuple[float, float]:
-    one = {"log_mel_BTM": inputs[0][row : row + 1], "lengths_B": inputs[1][row : row + 1]}
-    one |= {"units_BL": np.array([ids], np.int32), "unit_lengths_B": np.array([len(ids)], np.int32)}
+  most = max(len(ids) for rows in texts.values() for ids in rows)
+
+  @quick_jit
+  def compare(one):
     heard = asr_loss.hear(MODULE, params, one)
-    frames = MODULE.asr.ctc_rate * heard.quantised.lengths_B
-    fits = bool(ctc.feasible(frames, one["units_BL"], one["unit_lengths_B"])[0])
-    metrics = asr_loss.compare(MODULE.asr, heard, one | {"f0_BT": batch["f0_BT"][row : row + 1]}).metrics
+    fits = ctc.feasible(MODULE.asr.ctc_rate * heard.quantised.lengths_B, one["units_BL"], one["unit_lengths_B"])[0]
+    return asr_loss.compare(MODULE.asr, heard, one).metrics, fits
+
+  def price(row: int, ids: list[int]) -> tuple[float, float]:
+    one = {name: batch[name][row : row + 1] for name in ("log_mel_BTM", "lengths_B", "f0_BT")}
+    one["units_BL"] = np.array([ids + [0] * (most - len(ids))], np.int32)
+    metrics, fits = compare(one | {"unit_lengths_B": np.array([len(ids)], np.int32)})
     return float(metrics["attention"][0]), float(metrics["ctc"][0]) if fits else np.inf
 
   return inputs, texts, {name: [price(row, ids) for row, ids in enumerate(rows)] for name, rows in texts.items()}
