@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import threading
 import time
 
@@ -65,10 +66,17 @@ def in_one_pass(shallow):
   return run
 
 
-@pytest.mark.parametrize("prompt", [87, 75, 76, 20, 0], ids=["87", "whole", "whole and one", "short", "none"])
-@pytest.mark.parametrize(
-  "schedule", ["balanced", "lowest", Schedule(7, (9, 31, 40))], ids=["balanced", "lowest", "own"]
-)
+def _prompts_and_schedules():
+  """Every prompt and every schedule in the short suite, all pairs in the long one."""
+  prompts = {"87": 87, "whole": 75, "whole and one": 76, "short": 20, "none": 0}
+  schedules = {"balanced": "balanced", "lowest": "lowest", "own": Schedule(7, (9, 31, 40))}
+  short = {("balanced", "87"), ("balanced", "none"), ("lowest", "whole and one"), ("own", "whole"), ("own", "short")}
+  for pair in itertools.product(schedules, prompts):
+    marks = () if pair in short else pytest.mark.long
+    yield pytest.param(prompts[pair[1]], schedules[pair[0]], id="-".join(pair), marks=marks)
+
+
+@pytest.mark.parametrize(("prompt", "schedule"), _prompts_and_schedules())
 def test_stream_equals_one_pass_under_its_blocks(engine, shallow, in_one_pass, voice, prompt, schedule):
   short = cut(voice, prompt) if prompt else cosyjax.Voice.from_speaker(voice.speaker_E)
   tokens_U = shallow.synthesize(TEXT, short, seed=3).pieces[0].tokens_U

@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 
+import cosyjax
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(path, capsys):
+@pytest.mark.parametrize("kind", ["shallow", pytest.param("as it is", marks=pytest.mark.long)])
+def test_notebook_runs(path, kind, capsys, monkeypatch, request):
+  """With the preset that it names, or a model that compiles sooner in its place."""
+  if kind == "shallow":
+    shallow = request.getfixturevalue("shallow")
+    monkeypatch.setattr(cosyjax, "random_model", lambda preset: shallow)
+    capsys.readouterr()
   cells = json.loads(path.read_text())["cells"]
   scope: dict = {}
   for number, cell in enumerate(cells):
