@@ -1,5 +1,6 @@
 """Features of a corpus: what inference computes, shard by shard, never twice; the pitch tracker."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -19,7 +20,7 @@ from cosyjax.data import builder
 from cosyjax.data import corpus as corpus_lib
 from cosyjax.data import features as features_lib
 from cosyjax.data.extract import CHUNK, Extractor, Model, compute, fingerprint
-from cosyjax.data.features import Features, ShardWriter, shard_stem
+from cosyjax.data.features import Features, ShardWriter, from_npy_bytes, npy_bytes, shard_stem
 from cosyjax.errors import ConfigError, DataError
 from cosyjax.layers.basic import unbox
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
@@ -313,6 +314,28 @@ def test_random_access_over_shards(tmp_path):
     shard.add(np.zeros(4))
   with pytest.raises(DataError, match="different examples"):
     Features(tmp_path, "train", ("f0", "speaker"))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "float16", "uint8", "bool", ">i2"])
+@pytest.mark.parametrize("shape", [(), (0,), (12,), (3, 80), (0, 80), (2, 1, 3)])
+def test_arrays_come_back_from_their_bytes(dtype, shape):
+  array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+  data = npy_bytes(array)
+  np.testing.assert_array_equal(np.load(io.BytesIO(data)), array)  # anyone can read them
+  again = from_npy_bytes(data)
+  assert again.dtype == array.dtype and again.shape == np.ascontiguousarray(array).shape and again.flags.writeable
+  np.testing.assert_array_equal(again, array)
+  for broken in (data[:-1], data + b"1", data[:40], b"", data.replace(b"NUMPY", b"NUMPI")):
+    if broken != data and array.size:
+      with pytest.raises(ValueError, match=r"expected|cannot reshape|buffer size"):
+        from_npy_bytes(broken)
+
+
+def test_reading_does_not_use_the_parser_of_python(tmp_path, monkeypatch):
+  """It is not safe in threads: SystemError, AST constructor recursion depth mismatch."""
+  features = _written(tmp_path)
+  monkeypatch.setattr(ast, "parse", lambda *a, **k: pytest.fail("parsed as Python"))
+  assert len(features.read("f0", 0)) == features.lengths("f0")[0]
 
 
 def test_damage_is_named(tmp_path):

@@ -14,6 +14,7 @@ import functools
 import io
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ class Features:
     path = self._paths[name][shard]
     try:
       [data] = self._reader(path).read([local])
-      array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+      array = from_npy_bytes(data)
     except (OSError, RuntimeError, ValueError, EOFError, IndexError) as error:
       raise DataError(f"{path}: record {local} cannot be read: {str(error)[:200]}") from error
     if len(array) != self._lengths[name][i]:
@@ -271,6 +272,29 @@ def npy_bytes(array: np.ndarray) -> bytes:
   out = io.BytesIO()
   np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
   return out.getvalue()
+
+
+# What `npy_bytes` begins with: version 1.0 of NumPy's format, numbers in C order.
+_HEADER = re.compile(
+  rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][biufc]\d+)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n",
+  re.DOTALL,
+)
+
+
+def from_npy_bytes(data: bytes) -> np.ndarray:
+  """The array that `npy_bytes` wrote, for as many threads at once as there are.
+
+  NumPy's own reader has Python's parser read the header. In CPython 3.11 that is not safe in
+  several threads: now and then it raises a SystemError, which would end a training run.
+
+  Raises:
+    ValueError: it is not such an array, or not all of one.
+  """
+  header = _HEADER.match(data)
+  if header is None:
+    raise ValueError(f"expected an array of numbers in NumPy's format, found {data[:80]!r}")
+  shape = tuple(int(size) for size in header[2].split(b",") if size.strip())
+  return np.frombuffer(data, np.dtype(header[1].decode()), offset=header.end()).reshape(shape).copy()
 
 
 @functools.lru_cache
