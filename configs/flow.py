@@ -8,7 +8,7 @@ loss_two_chunks, loss_chunk and loss_causal: they fall together, the more a mask
 """
 
 from cosyjax.config import FlowConfig, FlowEncoderConfig, UNetConfig
-from cosyjax.flow.training import FlowObjective
+from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.flow import Config, DataConfig

@@ -12,7 +12,7 @@ import runpy
 from pathlib import Path
 
 from cosyjax.config import FlowConfig
-from cosyjax.flow.training import FlowObjective
+from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.flow import Config, DataConfig

@@ -11,7 +11,7 @@ Tiny: an hour of speech with some fifty voices, minutes on two CPU cores.
 """
 
 from cosyjax.config import SpeakerConfig
-from cosyjax.speaker.training import MarginConfig
+from cosyjax.speaker.speaker_objective import MarginConfig
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.speaker import Config, DataConfig

@@ -12,7 +12,7 @@ Tiny: an hour of speech, 15 to 20 minutes on two CPU cores; see `tiny`.
 """
 
 from cosyjax.config import SpeechTokenizerConfig
-from cosyjax.tokenizer.asr import AsrConfig
+from cosyjax.speech_tokenizer.asr_model import AsrConfig
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.speech_tokenizer import Config, DataConfig

@@ -12,7 +12,7 @@ listen: the adversarial losses say who leads, not how it sounds.
 from cosyjax.config import VocoderConfig
 from cosyjax.training.optimiser import OptimConfig
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, tiny_discriminators
-from cosyjax.vocoder.training import Objective
+from cosyjax.vocoder.gan_step import Objective
 from train.cli import MeshConfig, RunConfig
 from train.vocoder import Config, DataConfig
 

@@ -28,28 +28,28 @@ __all__ = [
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from cosyjax.buckets import Buckets
-  from cosyjax.compilation import enable_cache
-  from cosyjax.requests import Request, Speech
-  from cosyjax.schedule import Schedule
-  from cosyjax.streaming.engine import Engine
-  from cosyjax.streaming.stream import Packet, Stream
-  from cosyjax.synthesizer import Synthesizer, load, random_model
-  from cosyjax.voice import Voice
+  from cosyjax.inference.buckets import Buckets
+  from cosyjax.inference.compilation import enable_cache
+  from cosyjax.inference.engine import Engine
+  from cosyjax.inference.packets import Packet, Stream
+  from cosyjax.inference.requests import Request, Speech
+  from cosyjax.inference.schedule import Schedule
+  from cosyjax.inference.synthesizer import Synthesizer, load, random_model
+  from cosyjax.inference.voice import Voice
 
 _HOMES = {
-  "Buckets": "buckets",
-  "enable_cache": "compilation",
-  "Engine": "streaming.engine",
-  "Packet": "streaming.stream",
-  "Request": "requests",
-  "Schedule": "schedule",
-  "Speech": "requests",
-  "Stream": "streaming.stream",
-  "Synthesizer": "synthesizer",
-  "load": "synthesizer",
-  "random_model": "synthesizer",
-  "Voice": "voice",
+  "Buckets": "inference.buckets",
+  "enable_cache": "inference.compilation",
+  "Engine": "inference.engine",
+  "Packet": "inference.packets",
+  "Request": "inference.requests",
+  "Schedule": "inference.schedule",
+  "Speech": "inference.requests",
+  "Stream": "inference.packets",
+  "Synthesizer": "inference.synthesizer",
+  "load": "inference.synthesizer",
+  "random_model": "inference.synthesizer",
+  "Voice": "inference.voice",
 }
 
 

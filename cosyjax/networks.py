@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.config import COMPONENTS, HOP, ModelConfig
-from cosyjax.flow.model import Flow
-from cosyjax.flow.model import init_arguments as flow_arguments
+from cosyjax.flow.flow_model import Flow
+from cosyjax.flow.flow_model import init_arguments as flow_arguments
 from cosyjax.layers.basic import unbox
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.speaker.campplus import SpeakerEncoder
-from cosyjax.tokenizer.encoder import SpeechTokenizer
+from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
 from cosyjax.vocoder.hift import Vocoder
 
 

@@ -25,12 +25,12 @@ import numpy as np
 
 from cosyjax import __version__
 from cosyjax import config as config_lib
-from cosyjax.buckets import Buckets
+from cosyjax.analysis.profile import peak_bytes
 from cosyjax.errors import OutputError
+from cosyjax.inference.buckets import Buckets
+from cosyjax.inference.stages import DECODE_STEPS, LMRow, Solve
+from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from cosyjax.lm import sequence
-from cosyjax.measure import peak_bytes
-from cosyjax.stages import DECODE_STEPS, LMRow, Solve
-from cosyjax.synthesizer import Synthesizer, load, random_model
 from infer import options
 
 FIGURES = {

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 import cosyjax
 from cosyjax import config as config_lib
-from cosyjax.compilation import enable_cache
 from cosyjax.errors import AudioError, CosyError, OutputError
-from cosyjax.synthesizer import Synthesizer, load, random_model
-from cosyjax.voice import Voice
+from cosyjax.inference.compilation import enable_cache
+from cosyjax.inference.synthesizer import Synthesizer, load, random_model
+from cosyjax.inference.voice import Voice
 
 RANDOM_WEIGHTS = (
   "The weights are random (seeded): the output is noise of the right shape, not speech. "

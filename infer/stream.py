@@ -29,14 +29,14 @@ from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 
-from cosyjax import schedule
 from cosyjax.config import MEL_RATE, TOKEN_RATE
 from cosyjax.errors import TextError
-from cosyjax.flow.state import bytes_per_frame
-from cosyjax.requests import MODES
-from cosyjax.streaming.engine import Engine
-from cosyjax.streaming.parts import HISTORIES, VOCODERS
-from cosyjax.synthesizer import Synthesizer
+from cosyjax.flow.chunk_state import bytes_per_frame
+from cosyjax.inference import schedule
+from cosyjax.inference.engine import Engine
+from cosyjax.inference.parts import HISTORIES, VOCODERS
+from cosyjax.inference.requests import MODES
+from cosyjax.inference.synthesizer import Synthesizer
 from infer import options, timeline
 from infer.sinks import Pipe, Recording, open_sink
 from infer.timeline import Timeline

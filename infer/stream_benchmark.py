@@ -28,7 +28,7 @@ import jax
 
 from cosyjax import __version__
 from cosyjax import config as config_lib
-from cosyjax.synthesizer import Synthesizer, load, random_model
+from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from infer import options, stream, timeline
 from infer.stream_load import Bench, forced
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax import config as config_lib
-from cosyjax.compilation import count_compilations
+from cosyjax.analysis.profile import top_kernels
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
-from cosyjax.measure import top_kernels
-from cosyjax.streaming.engine import Engine, Text
-from cosyjax.synthesizer import Synthesizer
-from cosyjax.voice import Voice, voice_versions
+from cosyjax.inference.compilation import count_compilations
+from cosyjax.inference.engine import Engine, Text
+from cosyjax.inference.synthesizer import Synthesizer
+from cosyjax.inference.voice import Voice, voice_versions
 from infer.stream_probe import Probe, at_rate, growth, needed_text
 from infer.timeline import Timeline
 

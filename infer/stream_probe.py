@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from cosyjax.inference.parts import Parts
+from cosyjax.inference.requests import Request
+from cosyjax.inference.synthesizer import Synthesizer
+from cosyjax.inference.voice import Voice
 from cosyjax.lm.decode import CLOSED
 from cosyjax.lm.interleave import Interleaver
-from cosyjax.requests import Request
-from cosyjax.streaming.parts import Parts
-from cosyjax.synthesizer import Synthesizer
-from cosyjax.text.stream import TextStream
-from cosyjax.voice import Voice
+from cosyjax.text.incremental import TextStream
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any
 
 from cosyjax.audio import check_target
 from cosyjax.errors import ConfigError, CosyError, TextError
-from cosyjax.requests import MODES, Request, Speech, resolve_mode
-from cosyjax.synthesizer import Synthesizer
-from cosyjax.voice import Voice
+from cosyjax.inference.requests import MODES, Request, Speech, resolve_mode
+from cosyjax.inference.synthesizer import Synthesizer
+from cosyjax.inference.voice import Voice
 from infer import options
 
 JOB_FIELDS = {

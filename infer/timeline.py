@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosyjax.errors import ConfigError
-from cosyjax.streaming.stream import Packet
+from cosyjax.inference.packets import Packet
 from infer import options
 
 WORDS = 46  # characters of text in a row of the table

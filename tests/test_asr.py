@@ -11,9 +11,9 @@ import pytest
 from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import unbox
-from cosyjax.tokenizer import asr_loss, ctc, recognise, units
-from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments, saturation, subset
-from cosyjax.tokenizer.encoder import SpeechTokenizer
+from cosyjax.speech_tokenizer import asr_loss, ctc, recognise, units
+from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer, init_arguments, saturation, subset
+from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
 
 CONFIG = SpeechTokenizerConfig(mel_bins=8, width=16, heads=2, layers=1, fsq_dims=3, fsmn_kernel=3)
 ASR = AsrConfig(layers=1, decoder_layers=1, pitch_weight=0.5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import ConfigError
-from cosyjax.tokenizer.augment import AugmentConfig, augment
+from cosyjax.speech_tokenizer.augment import AugmentConfig, augment
 
 LENGTHS = np.array([60, 35, 0], np.int32)
 

@@ -8,7 +8,7 @@ import soundfile
 
 from cosyjax.config import HOP, tiny
 from cosyjax.data import batches as factories
-from cosyjax.data import features as features_lib
+from cosyjax.data import feature_store as features_lib
 from cosyjax.data import rows as rows_lib
 from cosyjax.data import text as text_lib
 from cosyjax.errors import ConfigError, DataError, TrainingError
@@ -276,7 +276,7 @@ def test_vocoder_crops_are_aligned_and_move(made, tokenizer):
 
 
 def test_asr_rows_spell_the_text_and_speaker_rows_name_the_speaker(made, tokenizer):
-  from cosyjax.tokenizer import units
+  from cosyjax.speech_tokenizer import units
 
   corpus, features = made
   batches = FACTORIES["asr"](corpus, features, tokenizer)

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from cosyjax.training import chips, collectives, hlo
+from cosyjax.analysis import chips, collectives, hlo
 
 # Short forms of what XLA writes: a loop of 24 rounds with a gather that overlaps two fusions (one collective in
 # two computations, one chain), a reduce-scatter as TPUs spell it, an asynchronous pair, and a loop whose length
@@ -134,7 +134,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from cosyjax import sharding
 from cosyjax.layers.constrain import ROWS, constrain, shard_looked_up, shard_rows
-from cosyjax.training import collectives
+from cosyjax.analysis import collectives
 
 x = jnp.ones((8, 4))
 assert shard_rows(x) is x  # no mesh

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import cosyjax
-from cosyjax import schedule as schedule_lib
 from cosyjax.errors import ConfigError
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
-from cosyjax.schedule import Schedule
+from cosyjax.inference import schedule as schedule_lib
+from cosyjax.inference.schedule import Schedule
 from tests.conftest import ASSETS
 
 TRANSCRIPT = "希望你以后能够做的比我还好呦。"

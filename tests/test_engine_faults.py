@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cosyjax
-from cosyjax.compilation import count_compilations
 from cosyjax.errors import BusyError, ConfigError, EngineError, TextError
+from cosyjax.inference.compilation import count_compilations
 from tests.conftest import ASSETS
 
 TEXT = "Hello from JAX, this is a stream of words."

@@ -8,7 +8,7 @@ from configs import speaker as speaker_config
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
 from cosyjax.errors import CheckpointError, CosyError
-from cosyjax.flow import model as flow_lib
+from cosyjax.flow import flow_model as flow_lib
 from cosyjax.layers.stack import stack_layers
 from cosyjax.training.checkpoints import Checkpoints
 from train.export import PARTS, export

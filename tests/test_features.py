@@ -18,9 +18,9 @@ from cosyjax.audio.pitch import pitch_24k
 from cosyjax.config import HOP, tiny
 from cosyjax.data import builder
 from cosyjax.data import corpus as corpus_lib
-from cosyjax.data import features as features_lib
+from cosyjax.data import feature_store as features_lib
 from cosyjax.data.extract import CHUNK, Extractor, Model, compute, fingerprint
-from cosyjax.data.features import Features, ShardWriter, from_npy_bytes, npy_bytes, shard_stem
+from cosyjax.data.feature_store import Features, ShardWriter, from_npy_bytes, npy_bytes, shard_stem
 from cosyjax.errors import ConfigError, DataError
 from cosyjax.layers.basic import unbox
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir

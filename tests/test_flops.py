@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from cosyjax import config, sharding
+from cosyjax.analysis import chips, flops
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import conv, unbox
-from cosyjax.lm.model import TextSpeechLM
-from cosyjax.training import chips, flops
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 
 def shape(*dims, dtype=jnp.float32):

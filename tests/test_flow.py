@@ -11,9 +11,9 @@ from convert import engine, table_flow
 from convert.read_pt import read_pt
 from convert.read_yaml import read_yaml
 from cosyjax.flow import matching, noise
-from cosyjax.flow.encoder import TokenEncoder
+from cosyjax.flow.flow_model import Flow, init_arguments, mel_lengths
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow, init_arguments, mel_lengths
+from cosyjax.flow.token_encoder import TokenEncoder
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.masks import equal_blocks
 

@@ -12,7 +12,7 @@ from convert.read_pt import read_pt
 from convert.read_yaml import read_yaml
 from cosyjax import config as config_lib
 from cosyjax.errors import ConversionError
-from cosyjax.flow.model import Flow, init_arguments
+from cosyjax.flow.flow_model import Flow, init_arguments
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from cosyjax.errors import ConfigError
 from cosyjax.flow import attention, matching, noise
 from cosyjax.flow.attention import relative_shift
-from cosyjax.flow.encoder import relative_positions
+from cosyjax.flow.token_encoder import relative_positions
 from cosyjax.flow.unet import gelu, mish
 
 

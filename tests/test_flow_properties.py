@@ -10,9 +10,9 @@ import pytest
 from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
 from cosyjax.flow import matching, noise
-from cosyjax.flow.encoder import RATE, TokenEncoder
+from cosyjax.flow.flow_model import Flow, init_arguments, mel_lengths
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow, init_arguments, mel_lengths
+from cosyjax.flow.token_encoder import RATE, TokenEncoder
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.masks import equal_blocks, repeat_blocks

@@ -10,12 +10,12 @@ import pytest
 
 from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
+from cosyjax.flow import chunk_state as state_lib
 from cosyjax.flow import matching, noise
-from cosyjax.flow import state as state_lib
-from cosyjax.flow.encoder import RATE
+from cosyjax.flow.chunk_solver import Chunk, advance, empty, encode_chunk, euler_step
+from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow, init_arguments
-from cosyjax.flow.stream import Chunk, advance, empty, encode_chunk, euler_step
+from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers import masks
 from cosyjax.layers.basic import unbox
 

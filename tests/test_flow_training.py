@@ -10,9 +10,9 @@ import pytest
 
 from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
-from cosyjax.flow import training
-from cosyjax.flow.model import Flow, init_arguments, stack, unstack
-from cosyjax.flow.training import FlowObjective
+from cosyjax.flow import flow_objective
+from cosyjax.flow.flow_model import Flow, init_arguments, stack, unstack
+from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.layers.basic import unbox
 from tests.test_flow import converted, last
 
@@ -56,7 +56,7 @@ def differentiate(model):
   """(parameters, batch, draws) -> ((total, loss), gradients)."""
 
   def total(params, batch, draws):
-    loss = training.objective(model, params, batch, draws)
+    loss = flow_objective.objective(model, params, batch, draws)
     return loss.total, loss
 
   return jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICK)
@@ -69,7 +69,7 @@ def gradients(pair):
 
 @functools.partial(jax.jit, static_argnames="c")
 def draw(key, lengths, c):
-  return training.draw(key, lengths, 2 * U, BINS, c)
+  return flow_objective.draw(key, lengths, 2 * U, BINS, c)
 
 
 def draws_of(batch, **options):
@@ -80,7 +80,7 @@ def test_both_losses_of_the_reference(golden, release):
   model, params = converted(release)
   g = golden("flow_loss")
   lengths = g["lengths"].astype(np.int32)
-  draws = training.Draws(
+  draws = flow_objective.Draws(
     mask_B=jnp.zeros(2, jnp.int32), kept_B=jnp.zeros(2, jnp.int32), keep_B=jnp.ones(2, bool), t_B=g["t"],
     noise_BTM=last(g["z"]),
   )  # fmt: skip
@@ -94,7 +94,9 @@ def test_both_losses_of_the_reference(golden, release):
   @jax.jit
   def both():
     sums = (
-      training.differences(predict, last(g["x1"]), lengths, draws, kind, model.config.chunk, model.config.sigma_min)
+      flow_objective.differences(
+        predict, last(g["x1"]), lengths, draws, kind, model.config.chunk, model.config.sigma_min
+      )
       for kind in ("l1", "squared")
     )
     return [jnp.sum(total) / jnp.sum(count) for total, count in sums]
@@ -107,7 +109,7 @@ def test_the_stacked_layout_has_the_same_loss(pair, gradients, batch):
   assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, shapes(model))
   jax.tree.map(np.testing.assert_array_equal, unstack(stacked), params)
   draws = draws_of(batch)
-  loss = jax.jit(lambda *args: training.objective(plain, *args), compiler_options=QUICK)(params, batch, draws)
+  loss = jax.jit(lambda *args: flow_objective.objective(plain, *args), compiler_options=QUICK)(params, batch, draws)
   (value, _), _ = gradients(stacked, batch, draws)
   np.testing.assert_allclose(value, loss.total, rtol=1e-5)
   assert float(loss.weight) == 2 * (U + 9) * BINS
@@ -154,7 +156,7 @@ def test_dropped_rows_lose_their_conditions(pair, gradients, batch):
 
 
 def test_masks_are_the_blocks_of_the_paper():
-  blocks = jax.jit(training.blocks_of, static_argnums=(1, 2))(jnp.arange(4), 7, 3)
+  blocks = jax.jit(flow_objective.blocks_of, static_argnums=(1, 2))(jnp.arange(4), 7, 3)
   expected = [[0] * 7, list(range(7)), [0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 0, 0, 1]]
   np.testing.assert_array_equal(blocks, expected)
 
@@ -162,7 +164,7 @@ def test_masks_are_the_blocks_of_the_paper():
 def test_draws_follow_their_distributions():
   lengths = np.full(4000, 200)
   lengths[:10] = 0
-  many = jax.jit(lambda key, c: training.draw(key, lengths, 1, 1, c), static_argnums=1, compiler_options=QUICK)
+  many = jax.jit(lambda key, c: flow_objective.draw(key, lengths, 1, 1, c), static_argnums=1, compiler_options=QUICK)
   paper, released = (
     jax.tree.map(np.asarray, many(jax.random.key(0), c))
     for c in (FlowObjective(), FlowObjective(masks=(1.0, 0.0, 1.0, 0.0), bare=0.5))
@@ -178,7 +180,7 @@ def test_draws_follow_their_distributions():
 
 
 def test_fixed_draws_differ_in_their_mask_alone():
-  fixed = jax.jit(lambda mask: training.fixed_draws(jax.random.key(5), jnp.array([20, 12, 8, 4]), 20, 3, mask))
+  fixed = jax.jit(lambda mask: flow_objective.fixed_draws(jax.random.key(5), jnp.array([20, 12, 8, 4]), 20, 3, mask))
   one, two = fixed(0), fixed(3)
   assert np.all(two.mask_B == 3) and not np.any(one.mask_B)
   jax.tree.map(np.testing.assert_array_equal, one.replace(mask_B=two.mask_B), two)

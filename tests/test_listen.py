@@ -9,12 +9,12 @@ import pytest
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.compilation import count_compilations
 from cosyjax.config import HOP, FlowEncoderConfig, LMConfig, UNetConfig, VocoderConfig
-from cosyjax.data import features as features_lib
-from cosyjax.data.features import Features
+from cosyjax.data import feature_store as features_lib
+from cosyjax.data.feature_store import Features
 from cosyjax.data.rows import LMRows
 from cosyjax.errors import ConfigError
+from cosyjax.inference.compilation import count_compilations
 from cosyjax.layers.stack import stack_layers
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train.listen import MOST, LMListener, Utterance, first_utterances

@@ -14,8 +14,8 @@ from cosyjax.errors import CheckpointError, ConfigError, ConversionError
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.stack import stack_layers, unstack_layers
 from cosyjax.lm import loss, sequence
-from cosyjax.lm.model import TextSpeechLM
 from cosyjax.lm.qwen2 import empty_cache, fuse_for_decoding, pad_cache
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 
 def abstract(model: TextSpeechLM):

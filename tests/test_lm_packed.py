@@ -13,9 +13,9 @@ from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.masks import segment_mask
 from cosyjax.layers.stack import stack_layers
-from cosyjax.lm import attention, loss, sequence, training
+from cosyjax.lm import attention, lm_objective, loss, sequence
 from cosyjax.lm.attention import attend_packed
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 from tests.test_lm_model import golden_rows, load_lm
 
 LENGTH = 160
@@ -52,7 +52,7 @@ def golden_utterances(data, config, interleaved):
 @pytest.fixture(scope="module")
 def objective(lm):
   model, params = lm
-  return jax.jit(lambda batch: training.objective(model, params, batch, chunk=48, layouts=True))
+  return jax.jit(lambda batch: lm_objective.objective(model, params, batch, chunk=48, layouts=True))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_packed_rows_have_the_loss_of_the_reference(lm, objective, golden, name,
   np.testing.assert_allclose(found.total / found.weight, data["loss"], atol=1e-5)
   right, count = found.metrics["accuracy"]
   np.testing.assert_allclose(right / count, data["accuracy"], atol=1e-6)
-  known, mixed = (found.metrics[f"loss_{layout}"] for layout in training.LAYOUTS)
+  known, mixed = (found.metrics[f"loss_{layout}"] for layout in lm_objective.LAYOUTS)
   np.testing.assert_allclose(known[0] + mixed[0], found.total, rtol=1e-6)
   # In lm_mixed the third utterance has too little speech to be interleaved, and the first is.
   targets = [int((row.targets_L >= 0).sum()) for row in golden_utterances(data, lm[0].config, interleaved)]
@@ -207,5 +207,5 @@ class TestSpeakerAblation:
 
 
 def test_unigram_accuracy_is_the_share_of_the_commonest_target():
-  assert training.unigram_accuracy(np.array([3, 5, 2])) == 0.5
-  assert training.unigram_accuracy(np.zeros(4)) == 0
+  assert lm_objective.unigram_accuracy(np.array([3, 5, 2])) == 0.5
+  assert lm_objective.unigram_accuracy(np.zeros(4)) == 0

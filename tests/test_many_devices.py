@@ -14,7 +14,7 @@ SCRIPT = """
 import dataclasses, sys
 import jax, numpy as np
 from cosyjax.sharding import make_mesh, put_batch
-from cosyjax.training.state import abstract_state, create_state, state_shardings
+from cosyjax.training.train_state import abstract_state, create_state, state_shardings
 from cosyjax.training.step import make_update
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from train import runtime
@@ -22,36 +22,36 @@ from train import runtime
 OPTIM = OptimConfig(learning_rate=1e-3)
 
 def vocoder():
-  from cosyjax.vocoder import training
+  from cosyjax.vocoder import gan_step
   from tests import test_train_vocoder as small
   # Compiling is nearly all of the time: one kind of discriminator, and one mel
   model, judges, transforms, optims, steps = small._parts(OPTIM, dataclasses.replace(small.JUDGES, spectra=()))
-  objective = training.Objective(mel_scales=training.Objective().mel_scales[:1])
+  objective = flow_objective.Objective(mel_scales=flow_objective.Objective().mel_scales[:1])
   inits = small.inits(model, judges)
   abstract = {name: abstract_state(inits[name], transforms[name], optims[name]) for name in inits}
 
   def start(mesh):
     shardings = {name: state_shardings(abstract[name], mesh) for name in abstract}
     made = {name: create_state(inits[name], transforms[name], optims[name], mesh, jax.random.key(0)) for name in inits}
-    updates = training.make_updates(model, judges, objective, transforms, optims, steps, shardings=shardings)
+    updates = flow_objective.make_updates(model, judges, objective, transforms, optims, steps, shardings=shardings)
     return made, updates[1], shardings
 
   return start, small._batch
 
 def flow():
   from cosyjax.config import FlowConfig, FlowEncoderConfig, UNetConfig
-  from cosyjax.flow import training
-  from cosyjax.flow.model import Flow, init_arguments
+  from cosyjax.flow import flow_objective
+  from cosyjax.flow.flow_model import Flow, init_arguments
   c = FlowConfig(
     token_width=16, speaker=24, codes=27, encoder=FlowEncoderConfig(width=16, heads=8, ffn=16, blocks=1, up_blocks=1),
     unet=UNetConfig(channels=16, heads=8, head_dim=8, blocks=1, mid_stages=1))
-  model, objective, tx = Flow(c, training=True), training.FlowObjective(), make_optimiser(OPTIM, 100)
+  model, objective, tx = Flow(c, training=True), flow_objective.FlowObjective(), make_optimiser(OPTIM, 100)
   init = lambda key: model.init(key, *init_arguments(c))["params"]
   abstract = abstract_state(init, tx, OPTIM)
 
   def loss_fn(params, batch, key, extra):
-    draws = training.draw(key, 2 * batch["token_lengths_B"], batch["mel_BTM"].shape[1], 80, objective)
-    return training.objective(model, params, batch, draws, objective.kind)
+    draws = flow_objective.draw(key, 2 * batch["token_lengths_B"], batch["mel_BTM"].shape[1], 80, objective)
+    return flow_objective.objective(model, params, batch, draws, objective.kind)
 
   def start(mesh):
     shardings = state_shardings(abstract, mesh)

@@ -11,21 +11,21 @@ import pytest
 
 from cosyjax.config import tiny
 from cosyjax.layers.basic import unbox
-from cosyjax.speaker import training
+from cosyjax.speaker import speaker_objective
 from cosyjax.speaker.campplus import SpeakerEncoder
 from cosyjax.speaker.margin import margin_logits, margin_loss, warm_margin
 from cosyjax.speaker.norms import BatchNorms, move
 
 SIZES = {"mel_bins": 16, "head_channels": 4, "width": 8, "growth": 4, "embedding": 6}
 CONFIG = dataclasses.replace(tiny().speaker, **SIZES, blocks=(1,), kernels=(3,), dilations=(2,))
-MODULE = training.SpeakerClassifier(CONFIG, 5)
-MARGIN = training.MarginConfig(warmup=4)
+MODULE = speaker_objective.SpeakerClassifier(CONFIG, 5)
+MARGIN = speaker_objective.MarginConfig(warmup=4)
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles twice as fast
 
 
 @pytest.fixture(scope="module")
 def state():
-  params, extra = training.init(MODULE, jax.random.key(0))
+  params, extra = speaker_objective.init(MODULE, jax.random.key(0))
   # Scales and biases unlike their first values, so that folding has something to do.
   draw = lambda path, leaf: leaf + 0.3 * np.random.default_rng(len(str(path))).normal(size=leaf.shape).astype("f")
   return jax.tree_util.tree_map_with_path(draw, unbox(params)), extra
@@ -41,7 +41,7 @@ def batch():
 @pytest.fixture(scope="module")
 def step():
   def total(params, batch, extra):
-    loss = training.speaker_loss(MODULE, MARGIN, params, batch, extra)
+    loss = speaker_objective.speaker_loss(MODULE, MARGIN, params, batch, extra)
     return loss.total, loss
 
   return quick_jit(jax.grad(total, has_aux=True))
@@ -85,9 +85,9 @@ def test_folded_inference_equals_the_norms_in_evaluation(step, state, batch):
   params, extra = state
   _, loss = step(params, batch, extra)
   extra = loss.extra
-  evaluate = quick_jit(lambda *args: training.speaker_vectors(MODULE, *args))
+  evaluate = quick_jit(lambda *args: speaker_objective.speaker_vectors(MODULE, *args))
   expected = np.asarray(evaluate(params, extra, batch["fbank_BTM"], batch["lengths_B"]))
-  folded = training.subset(params, extra)
+  folded = speaker_objective.subset(params, extra)
   wanted = jax.eval_shape(SpeakerEncoder(CONFIG).init, jax.random.key(0), jnp.zeros((1, 200, 16)), jnp.array([200]))
   shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
   assert shapes(folded) == shapes(unbox(wanted)["params"])
@@ -120,8 +120,8 @@ def test_moving_averages_start_as_plain_means():
 
 
 def test_first_parameters_have_the_initialisers_scales():
-  params, extra = training.init(MODULE, jax.random.key(0))
-  again, _ = training.init(MODULE, jax.random.key(0))
+  params, extra = speaker_objective.init(MODULE, jax.random.key(0))
+  again, _ = speaker_objective.init(MODULE, jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, params, again)
   local = unbox(params)["encoder"]["block_0_layer_0"]["local"]["kernel"]
   assert float(local.std()) == pytest.approx((3 * 16) ** -0.5, rel=0.2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cosyjax import metrics
+from cosyjax.evaluation import metrics
 
 
 def _slow_distance(a, b):

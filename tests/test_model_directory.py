@@ -9,7 +9,7 @@ import pytest
 
 from cosyjax import checkpoint, config
 from cosyjax.errors import CheckpointError, ConfigError, OutputError
-from cosyjax.voice import Voice
+from cosyjax.inference.voice import Voice
 
 
 @pytest.fixture(scope="module")

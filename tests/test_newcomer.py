@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from train.log import read
 
 ROOT = Path(__file__).parent.parent

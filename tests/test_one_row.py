@@ -57,7 +57,8 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from cosyjax import sharding
 from cosyjax.flow import attention
 from cosyjax.flow.past import NO_PAST
-from cosyjax.training import collectives, hlo
+from cosyjax.analysis import collectives
+from cosyjax.analysis import hlo
 
 mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
 place = NamedSharding(mesh, P(sharding.ROW_AXES, None, "tensor"))

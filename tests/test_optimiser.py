@@ -9,9 +9,9 @@ import pytest
 
 from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.layers.remat import REMAT, policy, remat
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.training.optimiser import OptimConfig, decayed, learning_rate, make_optimiser
-from cosyjax.training.remat import REMAT, policy, remat
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse_sqrt"])

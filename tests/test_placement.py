@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cosyjax import sharding
+from cosyjax.analysis import chips, collectives
 from cosyjax.data.iterator import _Source
 from cosyjax.errors import ConfigError
-from cosyjax.training import chips, collectives
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import soundfile
 
 from convert import cosyvoice2
 from cosyjax import checkpoint, config
-from cosyjax.voice import Voice
+from cosyjax.inference.voice import Voice
 from infer import benchmark, options, synthesize
 from tests.conftest import ASSETS
 
@@ -130,7 +130,7 @@ def test_benchmark_prints_every_figure(shallow_dir, tmp_path, capsys):
 
 def test_importing_the_library_pulls_in_neither_torch_nor_sound_libraries():
   script = (
-    "import sys, cosyjax.synthesizer, cosyjax.networks; "
+    "import sys, cosyjax.inference.synthesizer, cosyjax.networks; "
     "bad = {'torch', 'soundfile', 'soxr', 'onnx', 'grain', 'tensorflow'} & set(sys.modules); "
     "assert not bad, bad"
   )

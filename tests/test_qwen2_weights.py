@@ -14,7 +14,7 @@ from convert.read_pt import read_pt
 from cosyjax.config import tiny
 from cosyjax.errors import ConversionError
 from cosyjax.layers.basic import unbox
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 CONFIG = tiny().lm
 SETTINGS = {

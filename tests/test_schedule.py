@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from cosyjax import schedule as schedule_lib
 from cosyjax.errors import ConfigError
+from cosyjax.inference import schedule as schedule_lib
+from cosyjax.inference.schedule import Schedule
 from cosyjax.layers.masks import equal_blocks
-from cosyjax.schedule import Schedule
 
 M = 25
 

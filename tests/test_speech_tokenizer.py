@@ -13,8 +13,8 @@ from convert.read_onnx import Graph, read_onnx
 from cosyjax.config import SpeechTokenizerConfig, tiny
 from cosyjax.errors import AudioError, ConfigError, ConversionError
 from cosyjax.layers.basic import unbox
-from cosyjax.tokenizer import fsq, windows
-from cosyjax.tokenizer.encoder import SpeechTokenizer, token_lengths
+from cosyjax.speech_tokenizer import fsq, windows
+from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer, token_lengths
 
 CONFIG = tiny().speech_tokenizer
 

@@ -15,8 +15,8 @@ import soundfile
 
 import cosyjax
 from cosyjax.errors import OutputError
-from cosyjax.streaming.engine import Engine
-from cosyjax.streaming.stream import Packet
+from cosyjax.inference.engine import Engine
+from cosyjax.inference.packets import Packet
 from infer import benchmark, options, sinks, stream, stream_load, stream_probe, timeline
 from infer.timeline import Timeline
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import cosyjax
-from cosyjax.compilation import count_compilations
 from cosyjax.errors import AudioError, ConfigError, CosyError, TextError
 from cosyjax.flow.noise import noise_table
-from cosyjax.requests import Request, resolve_mode
-from cosyjax.stages import Solve
+from cosyjax.inference.compilation import count_compilations
+from cosyjax.inference.requests import Request, resolve_mode
+from cosyjax.inference.stages import Solve
 from tests.conftest import ASSETS
 
 TRANSCRIPT = "希望你以后能够做的比我还好呦。"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cosyjax.config import TextConfig
 from cosyjax.errors import ConfigError, TextError
 from cosyjax.text import TextTokenizer, prepare, stream_ids, tags, tiny_tokenizer_dir
-from cosyjax.text.stream import MOST_HELD, Fed, TextStream
+from cosyjax.text.incremental import MOST_HELD, Fed, TextStream
 from tests.stream_texts import CHINESE, CORPUS, DIFFERENT, ENDLESS, ENGLISH, NUMBERS, PARTS, READ_EN, READ_ZH
 
 TINY = TextTokenizer.load(tiny_tokenizer_dir())

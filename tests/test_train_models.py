@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from cosyjax.data import features as features_lib
+from cosyjax.data import feature_store as features_lib
 from cosyjax.data import text as text_lib
 from cosyjax.errors import ConfigError
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
@@ -32,7 +32,7 @@ def config():
 
 FLOW = """
 from cosyjax.config import FlowConfig, FlowEncoderConfig, UNetConfig
-from cosyjax.flow.training import FlowObjective
+from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.flow import Config, DataConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosyjax.data import features as features_lib
+from cosyjax.data import feature_store as features_lib
 from cosyjax.training.checkpoints import read_arrays
 from train import speaker, speech_tokenizer
 

@@ -14,8 +14,8 @@ from cosyjax.errors import CheckpointError, ConfigError, TrainingError
 from cosyjax.layers.basic import dense
 from cosyjax.sharding import make_mesh, mesh_shape, put_batch
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.state import create_state, replace_params
 from cosyjax.training.step import Loss, make_update
+from cosyjax.training.train_state import create_state, replace_params
 from train import runtime
 
 NET = dense(3, ("embed", "mlp"))
@@ -133,10 +133,10 @@ from cosyjax import config
 from cosyjax.layers.basic import dense, embed
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.lm.loss import token_log_probs
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.sharding import batch_sharding, make_mesh, process_share, put_batch
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
+from cosyjax.training.train_state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import Loss, make_update
 from train import runtime
 

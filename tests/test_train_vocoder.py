@@ -13,11 +13,11 @@ import pytest
 import soundfile
 
 from cosyjax.config import HOP, VocoderConfig
-from cosyjax.data.features import ShardWriter, shard_stem
+from cosyjax.data.feature_store import ShardWriter, shard_stem
 from cosyjax.sharding import make_mesh
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.state import create_state
-from cosyjax.vocoder import losses, training
+from cosyjax.training.train_state import create_state
+from cosyjax.vocoder import gan_step, losses
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators
 from cosyjax.vocoder.hift import Vocoder, init_arguments
 from train import vocoder
@@ -92,7 +92,7 @@ def states(parts):
 def updates(parts):
   """(generator alone, both)."""
   model, judges, *rest = parts
-  alone, both = training.make_updates(model, judges, training.Objective(), *rest)
+  alone, both = gan_step.make_updates(model, judges, gan_step.Objective(), *rest)
   place = lambda f: lambda states, batch: f(jax.tree.map(jnp.array, states), batch)
   return place(alone), place(both)
 
@@ -100,7 +100,7 @@ def updates(parts):
 @pytest.mark.long
 def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
   model, judges, transforms, _, _ = parts
-  batch, weights = _batch(), training.Objective()
+  batch, weights = _batch(), gan_step.Objective()
   lengths_B = batch["lengths_B"]
   mean = lambda loss_B: jnp.sum(loss_B * lengths_B) / jnp.sum(lengths_B)
   valid_BA = jnp.arange(FRAMES * HOP) < lengths_B[:, None] * HOP
@@ -109,7 +109,7 @@ def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
   def in_turn(g, d, g_moments, d_moments):
     real_BA = jnp.where(valid_BA, batch["audio_BA"], 0)
     judge = lambda d, x: judges.apply({"params": d}, x)
-    draws = training.draw(jax.random.wrap_key_data(batch["key"]), ROWS, FRAMES, 3)
+    draws = gan_step.draw(jax.random.wrap_key_data(batch["key"]), ROWS, FRAMES, 3)
 
     def generate(g):
       wave_BA, out = model.apply({"params": g}, batch["mel_BTM"], lengths_B, *draws)
@@ -194,7 +194,7 @@ def test_what_lies_in_padding_changes_nothing(states, updates):
 
 
 def test_overtones_of_a_crop_keep_their_phase_to_the_fundamental():
-  phase_BH, noise_BAH = training.draw(jax.random.key(0), 3, 2, 4)
+  phase_BH, noise_BAH = gan_step.draw(jax.random.key(0), 3, 2, 4)
   assert noise_BAH.shape == (3, 2 * HOP, 4)
   assert np.all((phase_BH >= 0) & (phase_BH < 1)) and len(np.unique(phase_BH[:, 0])) == 3
   off = phase_BH - phase_BH[:, :1] * np.arange(1, 5)
@@ -204,11 +204,11 @@ def test_overtones_of_a_crop_keep_their_phase_to_the_fundamental():
 @pytest.mark.long
 def test_f0_learns_from_its_own_loss_alone(parts, states):
   model, batch = parts[0], _batch()
-  draws = training.draw(jax.random.key(0), ROWS, FRAMES, 3)
+  draws = gan_step.draw(jax.random.key(0), ROWS, FRAMES, 3)
 
   @jax.jit
   def gradient(params):
-    audio = lambda p: jnp.sum(training.resynthesise(model, p, batch["mel_BTM"], batch["lengths_B"], *draws)[0] ** 2)
+    audio = lambda p: jnp.sum(gan_step.resynthesise(model, p, batch["mel_BTM"], batch["lengths_B"], *draws)[0] ** 2)
     return jax.grad(audio)(params)
 
   found = gradient(states["generator"].params)

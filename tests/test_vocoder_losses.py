@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.audio.features import mel_24k
+from cosyjax.audio.spectra import mel_24k
 from cosyjax.config import HOP
 from cosyjax.vocoder import losses
 

@@ -16,15 +16,15 @@ from convert.read_yaml import read_yaml
 from cosyjax.audio import mel_24k
 from cosyjax.config import HOP, cosyvoice2
 from cosyjax.errors import ConfigError
+from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow, init_arguments
 from cosyjax.flow.noise import noise_table
 from cosyjax.layers.basic import unbox
+from cosyjax.vocoder.chunk_vocoder import Exact, Released
 from cosyjax.vocoder.hift import Vocoder
-from cosyjax.vocoder.reach import reach
+from cosyjax.vocoder.receptive_field import reach
 from cosyjax.vocoder.seams import seam_ratios
 from cosyjax.vocoder.source import phase_steps, request_phase_noise, sample_cycles
-from cosyjax.vocoder.stream import Exact, Released
 
 H = 9  # harmonics of the small release
 SLOTS, BATCH, FRAMES = 4, 3, 40  # rows of a state, rows of a step, most new frames in a step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cosyjax.layers.basic import unbox
-from cosyjax.tokenizer.vq import VectorQuantiser, nearest
+from cosyjax.speech_tokenizer.vq import VectorQuantiser, nearest
 
 MODULE = VectorQuantiser(codes=7, commitment=0.5)
 

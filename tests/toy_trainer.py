@@ -20,8 +20,8 @@ from cosyjax.sharding import put_batch
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import Loss, make_update
+from cosyjax.training.train_state import abstract_state, create_state, state_shardings, with_shardings
 from train import cli, runtime
 
 

@@ -9,7 +9,7 @@ in buckets: the longest rows). --config, --tiny and --set are those of the train
 is replaced by one of data alone.
 
 Every row is full, so units a second are an upper bound of what a corpus with padding gives. MFU is that of
-cosyjax.training.flops. --profile keeps a profile of two more steps, --top prints its longest operations.
+cosyjax.analysis.flops. --profile keeps a profile of two more steps, --top prints its longest operations.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from cosyjax.analysis.flops import peak_flops, utilisation
+from cosyjax.analysis.profile import peak_bytes, top_kernels
 from cosyjax.errors import ConfigError, OutputError, TrainingError
 from cosyjax.lm.sequence import SPEECH, TEXT
-from cosyjax.measure import peak_bytes, top_kernels
 from cosyjax.sharding import make_mesh, mesh_shape
-from cosyjax.tokenizer.units import CTC_UNITS
-from cosyjax.training.flops import peak_flops, utilisation
+from cosyjax.speech_tokenizer.units import CTC_UNITS
 from train import cli, compile_only, speaker
 
 TRAINERS = ("lm", "flow", "vocoder", "speaker", "speech_tokenizer")

@@ -46,10 +46,10 @@ class RunConfig:
   keep_last: int = 3
   keep_best: int = 1
   dtype: str = "float32"  # compute type; parameters and moments are float32
-  remat: str = "none"  # see cosyjax.training.remat
+  remat: str = "none"  # see cosyjax.layers.remat
 
   def __post_init__(self):
-    from cosyjax.training.remat import policy
+    from cosyjax.layers.remat import policy
 
     policy(self.remat)
     if self.dtype not in DTYPES:

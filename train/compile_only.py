@@ -7,7 +7,7 @@ the compiler comes with the package libtpu. What is printed is per device and pe
 
   bytes        arguments (parameters, optimiser, batch), outputs, temporaries and code, against what
                the TPU compiler lets a program have of the memory
-  FLOPs        of the model and as executed, see cosyjax.training.flops
+  FLOPs        of the model and as executed, see cosyjax.analysis.flops
   collectives  by kind: how many, bytes of their arrays, bytes that a device sends
   MFU bound    the utilisation that arithmetic, memory and links leave room for, if they overlap
                perfectly, and if nothing hides the collectives
@@ -29,10 +29,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from cosyjax.analysis import collectives, flops, hlo
+from cosyjax.analysis.chips import GIB, Chip, chip_of
 from cosyjax.errors import ConfigError
 from cosyjax.sharding import make_mesh, mesh_shape
-from cosyjax.training import collectives, flops, hlo
-from cosyjax.training.chips import GIB, Chip, chip_of
 
 # build(mesh) -> (jitted update, its arguments, units per step, model FLOPs per step).
 #   The arguments are `jax.ShapeDtypeStruct`s that carry shardings over the mesh; the batch is the global one.

@@ -23,11 +23,11 @@ import numpy as np
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
 from cosyjax.errors import CheckpointError, ConfigError
-from cosyjax.flow import model as flow_lib
+from cosyjax.flow import flow_model as flow_lib
 from cosyjax.layers.stack import unstack_layers
-from cosyjax.speaker import training as speaker_lib
+from cosyjax.speaker import speaker_objective as speaker_lib
+from cosyjax.speech_tokenizer import asr_model as tokenizer_lib
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
-from cosyjax.tokenizer import asr as tokenizer_lib
 from cosyjax.training.checkpoint_files import read_json
 from cosyjax.training.checkpoints import read_arrays
 from train import cli

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.compilation import enable_cache
 from cosyjax.data.corpus import Corpus, splits
 from cosyjax.data.extract import NETWORK, Model, compute
-from cosyjax.data.features import KINDS, Features
+from cosyjax.data.feature_store import KINDS, Features
 from cosyjax.errors import DataError
-from cosyjax.metrics import codebook_use
+from cosyjax.evaluation.metrics import codebook_use
+from cosyjax.inference.compilation import enable_cache
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train.cli import at_exit, parse_processes
 

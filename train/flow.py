@@ -21,24 +21,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
+from cosyjax.analysis import flops
 from cosyjax.config import MEL_RATE, TOKEN_RATE, FlowConfig
 from cosyjax.data.batches import SECONDS, Batches, bucket_rows, flow_batches
 from cosyjax.data.corpus import Corpus
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from cosyjax.errors import ConfigError, DataError
-from cosyjax.flow import training
+from cosyjax.flow import flow_objective
+from cosyjax.flow.flow_model import Flow, init_arguments, stack
+from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow, init_arguments, stack
 from cosyjax.flow.noise import noise_table
-from cosyjax.flow.training import FlowObjective
 from cosyjax.layers.basic import unbox
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
-from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.training.step import make_update, summarise
+from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
 from train.listen import open_stages
@@ -92,8 +92,8 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
 
   def loss_fn(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any):
     lengths_B, (_, frames, mel_bins) = 2 * batch["token_lengths_B"], batch["mel_BTM"].shape
-    draws = training.draw(key, lengths_B, frames, mel_bins, config.objective)
-    return training.objective(model, params, batch, draws, config.objective.kind)
+    draws = flow_objective.draw(key, lengths_B, frames, mel_bins, config.objective)
+    return flow_objective.objective(model, params, batch, draws, config.objective.kind)
 
   def flops_per_second(shapes: dict[str, jax.ShapeDtypeStruct]) -> float:
     """Model FLOPs of a training step for each second of audio in its batch."""
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   # ---- update and evaluation
   update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
   whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = functools.partial(training.validation, model, kind=config.objective.kind)
+  evaluate = functools.partial(flow_objective.validation, model, kind=config.objective.kind)
   evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
   speak = make_speaker(model, config, args.listen or args.init)
   log = Log(

@@ -25,15 +25,15 @@ import numpy as np
 from tqdm import tqdm
 
 from cosyjax import checkpoint, networks
-from cosyjax.buckets import fit
-from cosyjax.compilation import enable_cache
 from cosyjax.config import TOKEN_RATE, to_dict
 from cosyjax.data.corpus import Corpus, splits
-from cosyjax.data.features import Features, ShardWriter, empty, made_by, shard_stem
+from cosyjax.data.feature_store import Features, ShardWriter, empty, made_by, shard_stem
 from cosyjax.errors import DataError
+from cosyjax.flow.flow_model import Flow
 from cosyjax.flow.generate import generate
-from cosyjax.flow.model import Flow
 from cosyjax.flow.noise import noise_table
+from cosyjax.inference.buckets import fit
+from cosyjax.inference.compilation import enable_cache
 from train.cli import at_exit, parse_processes
 
 NAME = "flow_mel"

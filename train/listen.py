@@ -1,7 +1,7 @@
 """What an evaluation lets one hear: fixed utterances of the corpus, said by the parameters as they are.
 
-Speech is decoded, solved and vocoded by `cosyjax.stages`, as in synthesis; parts that are not in training come from
-a model directory. Shapes are those of the utterances, so everything is compiled at the first evaluation.
+Speech is decoded, solved and vocoded by `cosyjax.inference.stages`, as in synthesis; parts that are not in training
+come from a model directory. Shapes are those of the utterances, so everything is compiled at the first evaluation.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ import numpy as np
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.buckets import Buckets
 from cosyjax.config import LMConfig
 from cosyjax.data.rows import BAD, LMRows
 from cosyjax.errors import ConfigError
+from cosyjax.evaluation.metrics import edit_distance
+from cosyjax.inference.buckets import Buckets
+from cosyjax.inference.stages import LMRow, Solve, Stages, for_decoding
 from cosyjax.layers.stack import unstack_layers
 from cosyjax.lm.sequence import SPEECH, TEXT, known_text_row
-from cosyjax.metrics import edit_distance
-from cosyjax.stages import LMRow, Solve, Stages, for_decoding
 from train.pictures import mel_picture
 
 Heard = tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]  # scalars, pictures, sounds

@@ -20,23 +20,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
+from cosyjax.analysis import flops
 from cosyjax.config import LMConfig
 from cosyjax.data.batches import Batches, lm_batches
 from cosyjax.data.corpus import Corpus
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from cosyjax.errors import ConfigError, DataError
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.stack import stack_layers, unstack_layers
-from cosyjax.lm import training
-from cosyjax.lm.model import TextSpeechLM
+from cosyjax.lm import lm_objective
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
-from cosyjax.training import flops
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.training.step import make_update, summarise
+from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
 from train.listen import LMListener, first_utterances
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   # ---- model and optimiser
   model = TextSpeechLM(config.lm, jnp.dtype(run.dtype), scan=True, remat=run.remat, speaker=config.speaker)
   tx = make_optimiser(optim, run.steps)
-  loss_fn = lambda params, batch, key, extra: training.objective(model, params, batch)
+  loss_fn = lambda params, batch, key, extra: lm_objective.objective(model, params, batch)
 
   def init(key: jax.Array):
     row = jnp.zeros((1, 8), jnp.int32)
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   def model_flops(shapes: dict[str, jax.ShapeDtypeStruct]) -> float:
     c, (rows, length) = config.lm, shapes["ids_BL"].shape
     attention = flops.causal_attention(rows, length, c.heads, c.head_dim, c.layers)
-    forward = lambda params, batch: training.objective(model, params, batch).total
+    forward = lambda params, batch: lm_objective.objective(model, params, batch).total
     return flops.training_flops(forward, with_shapes(abstract.params), shapes, attention=attention)
 
   # ---- compile only: the same step for devices that are not there, or on batches that are made up
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -
   # ---- update and evaluation
   update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
   whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = lambda params, batch: training.objective(model, params, batch, layouts=True)
+  evaluate = lambda params, batch: lm_objective.objective(model, params, batch, layouts=True)
   evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
   log = Log(
     args.out,
@@ -215,7 +215,7 @@ def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], mesh: Mesh, i
   targets = np.concatenate([batch["targets_BL"][batch["targets_BL"] >= 0] for batch in fixed])
   out = {"loss": float(loss)} | {name: float(value) for name, value in metrics.items()}
   counts_V = runtime.over_processes(np.bincount(targets, minlength=ids))
-  return out | {"accuracy_unigram": training.unigram_accuracy(counts_V)}
+  return out | {"accuracy_unigram": lm_objective.unigram_accuracy(counts_V)}
 
 
 def fixed_batches(

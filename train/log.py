@@ -7,7 +7,7 @@ runs, the numbers of step i - 1 are read. All files are written by process 0:
                        train/*, eval/*, speed/* (units a second, step seconds, mfu, stall), data/padding
   RUN/tensorboard/     the same, with pictures and sounds
 
-mfu is that of `cosyjax.training.flops`; stall is the share of a step's time spent waiting for the
+mfu is that of `cosyjax.analysis.flops`; stall is the share of a step's time spent waiting for the
 input pipeline; speed/step_p50 and step_p99 are of the last 200 steps.
 """
 
@@ -26,8 +26,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from cosyjax.analysis.flops import peak_flops, utilisation
 from cosyjax.config import SAMPLE_RATE
-from cosyjax.training.flops import peak_flops, utilisation
 from cosyjax.training.processes import meet
 from train import runtime
 from train.pictures import png, wav

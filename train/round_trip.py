@@ -113,11 +113,11 @@ def say_back(out: Path, run: Path, texts: list[str], seed: int) -> dict[str, lis
 
   import cosyjax
   from cosyjax import config as config_lib
-  from cosyjax.audio.features import log_mel_16k
   from cosyjax.audio.io import resample
-  from cosyjax.data.features import Features
-  from cosyjax.tokenizer.asr import AsrConfig
-  from cosyjax.tokenizer.recognise import METHODS, recognise
+  from cosyjax.audio.spectra import log_mel_16k
+  from cosyjax.data.feature_store import Features
+  from cosyjax.speech_tokenizer.asr_model import AsrConfig
+  from cosyjax.speech_tokenizer.recognise import METHODS, recognise
   from cosyjax.training.checkpoint_files import read_json
   from cosyjax.training.checkpoints import read_arrays
 

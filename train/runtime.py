@@ -29,8 +29,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cosyjax.compilation import enable_cache
 from cosyjax.errors import ConfigError, TrainingError
+from cosyjax.inference.compilation import enable_cache
 from cosyjax.sharding import make_mesh, mesh_shape, put_batch
 
 STOPPED = 75  # exit code of a run that was asked to stop, saved, and can be resumed (EX_TEMPFAIL)

@@ -23,20 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cosyjax import metrics as measures
+from cosyjax.analysis.flops import training_flops
 from cosyjax.config import SpeakerConfig, to_dict
 from cosyjax.data.batches import speaker_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.errors import DataError
+from cosyjax.evaluation import metrics as measures
 from cosyjax.layers.basic import unbox
 from cosyjax.sharding import batch_sharding, process_share, put_batch
-from cosyjax.speaker import training
+from cosyjax.speaker import speaker_objective
 from cosyjax.training.checkpoints import Checkpoints
-from cosyjax.training.flops import training_flops
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import make_update
+from cosyjax.training.train_state import abstract_state, create_state, state_shardings, with_shardings
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
 from train.log import Log
@@ -62,7 +62,7 @@ class Config:
   """Everything that a run of this trainer depends on."""
 
   speaker: SpeakerConfig
-  margin: training.MarginConfig
+  margin: speaker_objective.MarginConfig
   data: DataConfig
   optim: OptimConfig
   run: RunConfig
@@ -151,11 +151,11 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
   return runtime.STOPPED if stop.asked and step < run.steps else 0
 
 
-def parts(config: Config, speakers: int) -> tuple[training.SpeakerClassifier, Any, Any]:
+def parts(config: Config, speakers: int) -> tuple[speaker_objective.SpeakerClassifier, Any, Any]:
   """The classifier of so many speakers, its first parameters, and its loss."""
-  module = training.SpeakerClassifier(config.speaker, speakers, jnp.dtype(config.run.dtype))
-  loss = lambda params, batch, key, extra: training.speaker_loss(module, config.margin, params, batch, extra)
-  return module, functools.partial(training.init, module), loss
+  module = speaker_objective.SpeakerClassifier(config.speaker, speakers, jnp.dtype(config.run.dtype))
+  loss = lambda params, batch, key, extra: speaker_objective.speaker_loss(module, config.margin, params, batch, extra)
+  return module, functools.partial(speaker_objective.init, module), loss
 
 
 def fixed_batches(args: Any, config: Config, options: dict[str, Any]) -> list[dict[str, np.ndarray]]:
@@ -179,10 +179,10 @@ def fixed_batches(args: Any, config: Config, options: dict[str, Any]) -> list[di
 
 
 def look_at(
-  module: training.SpeakerClassifier, params: Any, extra: Any, batch: dict[str, jax.Array]
+  module: speaker_objective.SpeakerClassifier, params: Any, extra: Any, batch: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
   """Vectors of a batch, and whose they are."""
-  vectors_BE = training.speaker_vectors(module, params, extra, batch["fbank_BTM"], batch["lengths_B"])
+  vectors_BE = speaker_objective.speaker_vectors(module, params, extra, batch["fbank_BTM"], batch["lengths_B"])
   return {"vectors_BE": vectors_BE, "labels_B": batch["labels_B"], "lengths_B": batch["lengths_B"]}
 
 

@@ -25,23 +25,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cosyjax import metrics as measures
+from cosyjax.analysis.flops import training_flops
 from cosyjax.config import SpeechTokenizerConfig, to_dict
 from cosyjax.data.batches import SECONDS, asr_batches, bucket_rows
 from cosyjax.data.corpus import Corpus
 from cosyjax.errors import DataError
+from cosyjax.evaluation import metrics as measures
 from cosyjax.layers.basic import unbox
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
-from cosyjax.tokenizer import ctc, recognise, units
-from cosyjax.tokenizer.asr import AsrConfig, AsrTokenizer, init_arguments
-from cosyjax.tokenizer.asr_loss import asr_loss, compare, hear
-from cosyjax.tokenizer.augment import AugmentConfig, augment
+from cosyjax.speech_tokenizer import ctc, recognise, units
+from cosyjax.speech_tokenizer.asr_loss import asr_loss, compare, hear
+from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer, init_arguments
+from cosyjax.speech_tokenizer.augment import AugmentConfig, augment
 from cosyjax.training.checkpoints import Checkpoints
-from cosyjax.training.flops import training_flops
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, state_shardings, with_shardings
 from cosyjax.training.step import Loss, make_update, summarise
+from cosyjax.training.train_state import abstract_state, create_state, state_shardings, with_shardings
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
 from train.log import Log

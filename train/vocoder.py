@@ -32,17 +32,17 @@ from cosyjax import checkpoint
 from cosyjax.config import HOP, MEL_RATE, VocoderConfig, to_dict
 from cosyjax.data.batches import vocoder_batches
 from cosyjax.data.corpus import Corpus
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from cosyjax.errors import ConfigError, DataError
 from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
 from cosyjax.training.checkpoints import Checkpoints
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
-from cosyjax.training.state import abstract_state, create_state, replace_params, state_shardings, with_shardings
+from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators
+from cosyjax.vocoder.gan_step import Objective, evaluate, make_updates, step_flops
 from cosyjax.vocoder.hift import Vocoder, init_arguments
 from cosyjax.vocoder.losses import log_mel
-from cosyjax.vocoder.training import Objective, evaluate, make_updates, step_flops
 from train import cli, compile_only, runtime
 from train.cli import MeshConfig, RunConfig
 from train.log import Log

@@ -16,7 +16,7 @@ import numpy as np
 from cosyjax.config import TOKEN_RATE, LMConfig
 from cosyjax.data import rows as rows_lib
 from cosyjax.data import text as text_lib
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from cosyjax.data.iterator import Batches
 from cosyjax.data.plan import BucketPlan, PackedPlan
 from cosyjax.errors import DataError, TextError

@@ -24,15 +24,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cosyjax import config as config_lib
 from cosyjax.audio import check_speech, kaldi_fbank, log_mel_16k, mel_24k, read, resample
 from cosyjax.audio import pitch as pitch_lib
-from cosyjax.buckets import fit
 from cosyjax.data import text as text_lib
-from cosyjax.data.features import KINDS, ShardWriter, empty, made_by, shard_stem
+from cosyjax.data.feature_store import KINDS, ShardWriter, empty, made_by, shard_stem
 from cosyjax.data.rows import BAD
 from cosyjax.errors import ConfigError, DataError
+from cosyjax.inference.buckets import fit
+from cosyjax.inference.padding import column, pad
 from cosyjax.networks import networks
-from cosyjax.padding import column, pad
-from cosyjax.tokenizer import windows
-from cosyjax.tokenizer.encoder import token_lengths
+from cosyjax.speech_tokenizer import windows
+from cosyjax.speech_tokenizer.speech_encoder import token_lengths
 
 log = logging.getLogger("cosyjax.data")
 
@@ -95,7 +95,7 @@ def compute(
     corpus: random access, with `shards`.
     directory: of the corpus; features go below it.
     split: of the corpus.
-    names: of `cosyjax.data.features.KINDS`.
+    names: of `cosyjax.data.feature_store.KINDS`.
     model: for speech_tokens, speaker and text_ids.
     process: (this process, number of processes).
     force: compute shards again that another model (or recipe) made.

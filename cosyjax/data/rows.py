@@ -13,7 +13,7 @@ import numpy as np
 
 from cosyjax.audio.io import read
 from cosyjax.config import HOP, SAMPLE_RATE, LMConfig
-from cosyjax.data.features import Features
+from cosyjax.data.feature_store import Features
 from cosyjax.data.text import byte_units
 from cosyjax.errors import CosyError, DataError
 from cosyjax.lm.sequence import IGNORE, TEXT, training_row

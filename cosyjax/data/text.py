@@ -16,9 +16,9 @@ import numpy as np
 
 from cosyjax.config import TextConfig
 from cosyjax.errors import ConfigError
+from cosyjax.speech_tokenizer import units
 from cosyjax.text import TextTokenizer, prepare, tags
 from cosyjax.text.frontend import clean
-from cosyjax.tokenizer import units
 
 RECIPE = 1  # counts changes of what transcript ids are
 SPEAKER_TAGS = ("", "speaker", "unknown")
@@ -72,7 +72,7 @@ def speaker_ids(speaker: str, tokenizer: TextTokenizer, tag: str) -> list[int]:
 
 
 def byte_units(text: str) -> np.ndarray:
-  """What the recogniser spells (see `cosyjax.tokenizer.units`): the cleaned transcript, tags and double blanks gone."""
+  """The transcript that the recogniser spells, cleaned, without tags; see `cosyjax.speech_tokenizer.units`."""
   return units.encode(" ".join(tags.strip(clean(text)).split()))
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from cosyjax.errors import ConfigError
 from cosyjax.flow import matching
-from cosyjax.flow.encoder import RATE
-from cosyjax.flow.model import Flow
+from cosyjax.flow.flow_model import Flow
+from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers import masks
 
 

@@ -139,7 +139,7 @@ class UNet(nn.Module):
     config: sizes.
     dtype: compute type.
     training: stages and blocks stacked under `mid` and `block`, as `cosyjax.layers.stack` stacks them.
-    remat: what of each transformer block the backward pass computes again, a name of `cosyjax.training.remat`.
+    remat: what of each transformer block the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
 
   config: UNetConfig

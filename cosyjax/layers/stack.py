@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.errors import CheckpointError
-from cosyjax.training.remat import remat as wrap
+from cosyjax.layers.remat import remat as wrap
 
 Tree = dict[str, Any]
 
@@ -86,7 +86,7 @@ def run_layers(
     name: they are `name_0`, `name_1`, ..., or `name` if stacked.
     x, shared: what the first layer takes; `shared` goes to all.
     stacked: layout of the parameters.
-    remat: what the backward pass computes again, a name of `cosyjax.training.remat`.
+    remat: what the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
   kind = wrap(kind, remat, prevent_cse=not stacked)
   if stacked:

@@ -18,11 +18,7 @@ import numpy as np
 
 from cosyjax.config import LMConfig
 from cosyjax.errors import TokenError
-from cosyjax.lm.model import TextSpeechLM
-from cosyjax.lm.qwen2 import Cache, pad_cache
-from cosyjax.lm.sampling import RepetitionAware, Sampler, forbid
-from cosyjax.lm.sequence import SPEECH, pad_rows
-from cosyjax.lm.state import (
+from cosyjax.lm.decode_state import (
   CLOSED,
   END,
   FILL,
@@ -39,6 +35,10 @@ from cosyjax.lm.state import (
   new_state,
   release,
 )
+from cosyjax.lm.qwen2 import Cache, pad_cache
+from cosyjax.lm.sampling import RepetitionAware, Sampler, forbid
+from cosyjax.lm.sequence import SPEECH, pad_rows
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 ENDINGS = ("running", "end", "end", "end", "length", "idle")  # code -> word; known text ends at any stopping id
 

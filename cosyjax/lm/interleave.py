@@ -18,10 +18,10 @@ from cosyjax.config import LMConfig
 from cosyjax.errors import TextError, TokenError
 from cosyjax.lm import decode, sequence
 from cosyjax.lm.decode import CLOSED, END, FILL, LENGTH, OPEN, STOP
-from cosyjax.lm.model import TextSpeechLM
 from cosyjax.lm.qwen2 import Cache
 from cosyjax.lm.sampling import Sampler
 from cosyjax.lm.sequence import Ids
+from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import Dtype, RMSNorm, named
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import causal_mask
+from cosyjax.layers.remat import remat
 from cosyjax.layers.stack import scanned, unrolled
 from cosyjax.lm.attention import attend_packed
-from cosyjax.training.remat import remat
 
 # Up to so many rows a product is bound by reading the weights, and XLA's CPU matmul is
 # then fastest with the weights as its left operand.
@@ -247,7 +247,7 @@ class Qwen2(nn.Module):
     dtype: compute type; norms and softmax stay float32.
     scan: parameters stacked under `layers` and run by `nn.scan` (training), or separate
       `layers_0`, `layers_1`, ... (decoding). `cosyjax.layers.stack` goes between.
-    remat: what of each layer the backward pass computes again, a name of `cosyjax.training.remat`.
+    remat: what of each layer the backward pass computes again, a name of `cosyjax.layers.remat`.
     fused: parameters of `fuse_for_decoding`, where one matrix makes queries, keys and values
       and one makes gate and up.
   """

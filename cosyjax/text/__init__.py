@@ -1,9 +1,9 @@
 """Text to the ids that the LM reads: checked, read out, split, tokenised. Host side only."""
 
 from cosyjax.text.frontend import Piece, prepare
+from cosyjax.text.incremental import Fed, TextStream
 from cosyjax.text.normalise import normalise
 from cosyjax.text.split import split_text
-from cosyjax.text.stream import Fed, TextStream
-from cosyjax.text.tokenizer import TextTokenizer, tiny_tokenizer_dir
+from cosyjax.text.text_tokenizer import TextTokenizer, tiny_tokenizer_dir
 
 __all__ = ["Fed", "Piece", "TextStream", "TextTokenizer", "normalise", "prepare", "split_text", "tiny_tokenizer_dir"]

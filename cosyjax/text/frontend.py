@@ -10,7 +10,7 @@ from cosyjax.errors import TextError
 from cosyjax.text import tags
 from cosyjax.text.normalise import normalise as read_out
 from cosyjax.text.split import split_text
-from cosyjax.text.tokenizer import TextTokenizer
+from cosyjax.text.text_tokenizer import TextTokenizer
 
 log = logging.getLogger("cosyjax.text")
 

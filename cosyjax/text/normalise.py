@@ -9,7 +9,7 @@ import unicodedata
 
 from cosyjax.errors import ConfigError
 from cosyjax.text import read_en, read_zh, tags
-from cosyjax.text.tokenizer import is_han
+from cosyjax.text.text_tokenizer import is_han
 
 LANGUAGES = ("zh", "en", "other")
 _FULL_STOP = {"zh": "。", "en": ".", "other": "."}

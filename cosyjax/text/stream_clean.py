@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from cosyjax.errors import TextError
 from cosyjax.text import tags
 from cosyjax.text.frontend import MOST_MARKS
-from cosyjax.text.tokenizer import TextTokenizer, is_han
+from cosyjax.text.text_tokenizer import TextTokenizer, is_han
 
 
 class Composer:

@@ -10,7 +10,7 @@ from cosyjax.errors import TextError
 from cosyjax.text import tags
 from cosyjax.text.split import CLINGING
 from cosyjax.text.stream_read import LAST_OF_SENTENCE, ends_sentence
-from cosyjax.text.tokenizer import TextTokenizer, is_han
+from cosyjax.text.text_tokenizer import TextTokenizer, is_han
 
 MOST_RUN = 64  # characters of one kind that make one word, at most
 _CJK_RUN = 4  # with split_cjk: from here on, every Chinese character is by itself

@@ -24,7 +24,7 @@ from cosyjax.errors import TextError
 from cosyjax.text import read_en
 from cosyjax.text.normalise import normalise_part
 from cosyjax.text.split import ABBREVIATION, CLOSERS, SENTENCE_END
-from cosyjax.text.tokenizer import is_han
+from cosyjax.text.text_tokenizer import is_han
 
 MOST_UNREAD = 256  # characters that wait for their reading, at most
 MOST_SENTENCE = 1024  # the same where a normaliser of the caller's reads whole sentences

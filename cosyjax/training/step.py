@@ -10,7 +10,7 @@ import optax
 from cosyjax.errors import ConfigError
 from cosyjax.sharding import traced_under
 from cosyjax.training.optimiser import OptimConfig, learning_rate, written
-from cosyjax.training.state import TrainState
+from cosyjax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -2,7 +2,7 @@
 
 Mel frames give f0, f0 a harmonic source; a convolutional generator, fed with both, predicts
 the magnitude and phase of a 16-point STFT every 4 samples. 480 samples come of a mel frame.
-Offline batches call `Vocoder`; a stream calls its methods one by one, see `cosyjax.vocoder.stream`.
+Offline batches call `Vocoder`; a stream calls its methods one by one, see `cosyjax.vocoder.chunk_vocoder`.
 """
 
 import math
@@ -19,7 +19,7 @@ from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding, take
 from cosyjax.vocoder.f0 import F0Predictor
-from cosyjax.vocoder.reach import block_reach, reach
+from cosyjax.vocoder.receptive_field import block_reach, reach
 from cosyjax.vocoder.source import harmonic_source
 
 _LAST_SLOPE = 0.01  # the slope before the last convolution is PyTorch's default, not the configured one

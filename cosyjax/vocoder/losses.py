@@ -16,7 +16,7 @@ from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.discriminators import Features, Scores
 
 TAU = 0.04  # see `relativistic_loss`
-MEL_SCALES = ((1920, 80),)  # points of the transform and mel bins: the frames of `cosyjax.audio.features.mel_24k`
+MEL_SCALES = ((1920, 80),)  # points of the transform and mel bins: the frames of `cosyjax.audio.spectra.mel_24k`
 
 
 def discriminator_loss(real: Scores, fake: Scores) -> jax.Array:

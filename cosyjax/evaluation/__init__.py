@@ -1,0 +1,1 @@
+"""Measures of trained parts and of speech."""

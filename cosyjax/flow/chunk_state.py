@@ -1,0 +1,164 @@
+"""State of the flow's streams, and what is done to its rows: opened, copied, given more room.
+
+A prompt that many streams begin with is solved once, kept as a state of one row (`take`), and
+copied into each stream's row (`insert`).
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import FlowConfig
+from cosyjax.errors import ConfigError
+from cosyjax.flow.past import BLOCKS, HISTORY, KEYS, VALUES, Kept
+from cosyjax.flow.token_encoder import RATE
+from cosyjax.layers import masks
+
+_SLOT_AXIS = {KEYS: 2, VALUES: 2, BLOCKS: 1}  # which axis counts slots; histories have none
+
+
+@flax.struct.dataclass
+class FlowState:
+  """What B streams have behind them.
+
+  Attributes:
+    encoder: caches of the token encoder, and under "blocks" the block of each token. Slot s
+      holds token s (or frame s, after upsampling).
+    unet: caches of the UNet, one dict for each Euler step. 2B rows: those with conditions, then
+      those without, which guidance needs. S slots.
+    blocks_BS: int32, block of the frame in each of the UNet's slots; `masks.NEVER` where there is none.
+    frames_B: int32, mel frames done.
+    write_B: int32, next of the UNet's slots. The frames done, unless a window had it go round.
+    pinned_B: int32, slots at the start that a window never takes away.
+  """
+
+  encoder: Kept
+  unet: tuple[Kept, ...]
+  blocks_BS: jax.Array
+  frames_B: jax.Array
+  write_B: jax.Array
+  pinned_B: jax.Array
+
+
+def grow(state: FlowState, frames: int, tokens: int) -> FlowState:
+  """The same streams with room for more: new slots S of the UNet and of the token encoder."""
+  return _resized(state, frames, tokens)
+
+
+def open_rows(state: FlowState, rows_B: jax.Array, pinned: int | jax.Array = 0) -> FlowState:
+  """Forgets some rows: new streams may begin there. Keys and values stay, but nobody sees them.
+
+  Args:
+    state: streams.
+    rows_B: bool, the rows to empty.
+    pinned: of those rows, see `FlowState`; a number or int32 [B].
+  """
+
+  def clear(kept: Kept) -> Kept:
+    clean = lambda a: jnp.where(jnp.tile(rows_B, a.shape[0] // rows_B.shape[0])[:, None, None], 0, a)
+    return {name: clean(array) if word_of(name) == HISTORY else array for name, array in kept.items()}
+
+  encoder = clear(state.encoder)
+  encoder[BLOCKS] = jnp.where(rows_B[:, None], masks.NEVER, encoder[BLOCKS])
+  return FlowState(
+    encoder=encoder,
+    unet=tuple(clear(kept) for kept in state.unet),
+    blocks_BS=jnp.where(rows_B[:, None], masks.NEVER, state.blocks_BS),
+    frames_B=jnp.where(rows_B, 0, state.frames_B),
+    write_B=jnp.where(rows_B, 0, state.write_B),
+    pinned_B=jnp.where(rows_B, pinned, state.pinned_B).astype(jnp.int32),
+  )
+
+
+def take(state: FlowState, slot: int | jax.Array, frames: int, tokens: int | None = None) -> FlowState:
+  """A copy of one row as a state of its own, with so many slots: of a prompt, at least its frames.
+
+  Args:
+    state: streams.
+    slot: which row; may be traced.
+    frames: slots of the UNet that are copied, from the first on.
+    tokens: slots of the token encoder; as many as `frames` need if None.
+  """
+
+  def row(array: jax.Array) -> jax.Array:
+    copies = array.shape[0] // state.frames_B.shape[0]  # a second one in arrays of 2B rows
+    at = [i * state.frames_B.shape[0] + slot for i in range(copies)]
+    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, i, 1) for i in at])
+
+  return _resized(jax.tree.map(row, state), frames, -(-frames // RATE) if tokens is None else tokens)
+
+
+def insert(state: FlowState, one: FlowState, slot: int | jax.Array, keys: bool = True) -> FlowState:
+  """Copies the stream of a state of one row into a row; what was there is forgotten.
+
+  Args:
+    state: streams.
+    one: from `take`, or solved in a state of one row; of no more slots than `state`.
+    slot: which row; may be traced.
+    keys: False leaves the row's keys and values alone: for a row whose first frames still
+      hold those of the same prompt.
+
+  Raises:
+    ConfigError: `one` has more than one row, or more slots than `state`.
+  """
+  batch, slots = state.blocks_BS.shape
+  tokens = state.encoder[BLOCKS].shape[1]
+  of_one = one.frames_B.shape[0], one.blocks_BS.shape[1], one.encoder[BLOCKS].shape[1]
+  if of_one[0] != 1 or of_one[1] > slots or of_one[2] > tokens:
+    raise ConfigError(f"insert: expected 1 row of at most {slots} frames and {tokens} tokens, found {of_one}")
+  one = _resized(one, slots, tokens, keys=False)  # stamps only, so that the rest of the row is NEVER
+
+  def put(array: jax.Array, new: jax.Array) -> jax.Array:
+    for i in range(new.shape[0]):  # the second one belongs to the half without conditions
+      start = (i * batch + slot, *(0,) * (array.ndim - 1))
+      array = jax.lax.dynamic_update_slice(array, new[i : i + 1].astype(array.dtype), start)
+    return array
+
+  def put_all(kept: Kept, new: Kept) -> Kept:
+    return {n: a if word_of(n) in (KEYS, VALUES) and not keys else put(a, new[n]) for n, a in kept.items()}
+
+  return FlowState(
+    encoder=put_all(state.encoder, one.encoder),
+    unet=tuple(put_all(*pair) for pair in zip(state.unet, one.unet, strict=True)),
+    **{
+      name: put(getattr(state, name), getattr(one, name)) for name in ("blocks_BS", "frames_B", "write_B", "pinned_B")
+    },
+  )
+
+
+def bytes_per_frame(config: FlowConfig, dtype: Any = jnp.float32, steps: int | None = None) -> int:
+  """What one mel frame of one stream takes in the caches of UNet and token encoder."""
+  unet, encoder = config.unet, config.encoder
+  layers = unet.blocks * (unet.mid_stages + 2) * 2 * (config.steps if steps is None else steps)  # both branches
+  numbers = layers * unet.heads * unet.head_dim + (encoder.blocks / RATE + encoder.up_blocks) * encoder.width
+  return round(2 * numbers * jnp.dtype(dtype).itemsize)
+
+
+def word_of(name: str) -> str:
+  """Which kind of array a name of `Kept` stands for."""
+  return name.rsplit("/", 1)[-1]
+
+
+def _resized(state: FlowState, frames: int, tokens: int, keys: bool = True) -> FlowState:
+  """The state with more or fewer slots. New ones are empty; those cut off are the last."""
+
+  def resize(kept: Kept, old: int, new: int) -> Kept:
+    return {name: fit(name, array, old, new) for name, array in kept.items()}
+
+  def fit(name: str, array: jax.Array, old: int, new: int) -> jax.Array:
+    axis = _SLOT_AXIS.get(word_of(name))
+    if axis is None or (axis == 2 and not keys):
+      return array
+    slots = array.shape[axis] // old * new  # the encoder's upper half has RATE slots per token
+    array = jax.lax.slice_in_dim(array, 0, min(slots, array.shape[axis]), axis=axis)
+    padding = [(0, slots - array.shape[axis] if i == axis else 0) for i in range(array.ndim)]
+    return jnp.pad(array, padding, constant_values=masks.NEVER if word_of(name) == BLOCKS else 0)
+
+  old_frames, old_tokens = state.blocks_BS.shape[1], state.encoder[BLOCKS].shape[1]
+  return state.replace(
+    encoder=resize(state.encoder, old_tokens, tokens),
+    unet=tuple(resize(kept, old_frames, frames) for kept in state.unet),
+    blocks_BS=fit(BLOCKS, state.blocks_BS, old_frames, frames),
+  )

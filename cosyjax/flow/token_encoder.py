@@ -1,0 +1,203 @@
+"""Token encoder of the flow: 25 Hz tokens to 50 Hz features (paper 2.4).
+
+A convolution that looks three tokens ahead, transformer blocks with relative positions
+(Dai et al. 2019, section 3.3), upsampling by two, and more blocks. Which frames see which
+is decided by the blocks that are passed in; see `cosyjax.layers.masks`. What stands before the
+first token is up to `past`; see `cosyjax.flow.past`.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cosyjax.config import FlowEncoderConfig
+from cosyjax.flow.attention import Distance, Mask, attend_masked, make_mask
+from cosyjax.flow.past import NO_PAST, NoPast, Past
+from cosyjax.layers import masks
+from cosyjax.layers.basic import LayerNorm, conv, dense, named
+from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.stack import run_layers
+
+RATE = 2  # mel frames per token
+
+
+def relative_positions(queries: int, keys: int, width: int, offset: int | jax.Array = 0) -> jax.Array:
+  """Sines and cosines of query position minus key position.
+
+  Args:
+    queries: number of queries, at positions offset, offset + 1, ...
+    keys: number of keys, at positions 0, 1, ...
+    width: of a row; sines at even places, cosines at odd ones.
+    offset: position of the first query. May be traced.
+
+  Returns:
+    float32 [queries + keys, width]: row r holds position offset + queries - 1 - r. The last
+    row is there for `relative_shift` and belongs to no pair.
+  """
+  position = (offset + queries - 1 - jnp.arange(queries + keys)).astype(jnp.float32)
+  rate = jnp.exp(jnp.arange(0, width, 2, dtype=jnp.float32) * (-math.log(10000.0) / width))
+  angle = position[:, None] * rate
+  return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(queries + keys, width)
+
+
+def positions_up_to(mask: Mask, width: int) -> jax.Array:
+  """`relative_positions` of queries that are the last among their keys: of a whole sequence, all of it."""
+  queries, keys = mask.bias_B1TS.shape[-2:]
+  return relative_positions(queries, keys, width, keys - queries)
+
+
+def from_offsets(p_RNH: jax.Array, offset_B: jax.Array, queries: int) -> jax.Array:
+  """The rows of a projected position table that belong to queries from `offset_B` on.
+
+  Args:
+    p_RNH: of `positions_up_to`.
+    offset_B: int32, position of each row's first query.
+    queries: number of queries.
+
+  Returns:
+    [B, R, N, H], as if the table had been made for that offset. Of keys after a row's last
+    query, which nobody sees, it is right only for the next few.
+  """
+  places = p_RNH.shape[0]
+  start_B1 = (places - 2 * queries - offset_B)[:, None]
+  return jnp.take(p_RNH, start_B1 + jnp.arange(places), axis=0, mode="clip")
+
+
+class RelativeAttention(nn.Module):
+  """Self-attention whose scores have a part by content and a part by distance."""
+
+  heads: int
+  dtype: Any = jnp.float32
+  training: bool = False
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    width = x_BTD.shape[-1]
+    shape = (self.heads, width // self.heads)
+    into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
+    q_BTNH = dense(**into, name="query")(x_BTD)
+    k_BSNH, v_BSNH = past.keys(self, dense(**into, name="key")(x_BTD), dense(**into, name="value")(x_BTD))
+    p_RNH = dense(**into, bias=False, name="position")(positions_RD)
+    init = named(nn.initializers.xavier_uniform(), "heads", "head_dim")
+    by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
+    by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
+    if past.offset_B is not None:
+      p_RNH = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1])
+    distance = Distance(q_BTNH + by_position, p_RNH)
+    y_BTNH = attend_masked(q_BTNH + by_content, k_BSNH, v_BSNH, mask, distance, training=self.training)
+    return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
+
+
+class EncoderBlock(nn.Module):
+  """Attention and feed-forward, each normalised first and added to its input."""
+
+  config: FlowEncoderConfig
+  dtype: Any = jnp.float32
+  training: bool = False
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    c = self.config
+    x_BTD = shard_rows(x_BTD) if self.training else x_BTD
+    y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
+    attention = RelativeAttention(c.heads, self.dtype, self.training, name="attention")
+    x_BTD = x_BTD + attention(y_BTD, mask, positions_RD, past)
+    y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
+    y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
+    return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
+
+
+class Embed(nn.Module):
+  """Linear layer, norm, and the factor sqrt(D) that goes with sinusoidal positions."""
+
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    y_BTD = dense(self.width, ("embed", None), dtype=self.dtype, name="linear")(x_BTD)
+    return LayerNorm(name="norm")(y_BTD) * math.sqrt(self.width)
+
+
+class LookAhead(nn.Module):
+  """Adds to each token what a convolution makes of it and the `tokens` after it: [B, U + tokens, D] to [B, U, D]."""
+
+  tokens: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BXD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+    width = x_BXD.shape[-1]
+    y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(x_BXD), 0.01)
+    y_BUD = conv(width, 3, dtype=self.dtype, name="smooth")(past.pad(self, y_BUD, 2))
+    return x_BXD[:, : y_BUD.shape[1]] + y_BUD
+
+
+class TokenEncoder(nn.Module):
+  """Embedded tokens at 25 Hz to features at 50 Hz.
+
+  Attributes:
+    config: sizes.
+    dtype: compute type.
+    training: blocks stacked under `block` and `up_block`, as `cosyjax.layers.stack` stacks them.
+    remat: what of each block the backward pass computes again, a name of `cosyjax.layers.remat`.
+  """
+
+  config: FlowEncoderConfig
+  dtype: Any = jnp.float32
+  training: bool = False
+  remat: str = "none"
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BXD: jax.Array,
+    lengths_B: jax.Array,
+    blocks: jax.Array,
+    spoken_B: jax.Array | None = None,
+    past: NoPast | Past = NO_PAST,
+  ) -> jax.Array:
+    """Encodes a batch of padded rows.
+
+    Args:
+      x_BXD: embeddings of U tokens and of up to `lookahead` places more (U <= X <= U +
+        lookahead); what stands past a row's length has no influence.
+      lengths_B: tokens in each row, look-ahead tokens included.
+      blocks: int32 [U] or [B, U], block of each token.
+      spoken_B: tokens of each row that get frames; those after them are only looked at. All if None.
+      past: what came before; nothing by default.
+
+    Returns:
+      [B, 2U, D]; valid are the first `2 * spoken_B` frames of a row.
+    """
+    c = self.config
+    size, places = blocks.shape[-1], x_BXD.shape[1]
+    present_BX1 = masks.padding_mask(lengths_B, places)[..., None]
+    blocks_BU = masks.pad_blocks(blocks, lengths_B if spoken_B is None else spoken_B)
+
+    # The one place where a frame reads what follows it: past a row's end there must be zeros.
+    x_BXD = jnp.where(present_BX1, Embed(c.width, self.dtype, name="embed")(x_BXD), 0)
+    x_BXD = jnp.pad(x_BXD, ((0, 0), (0, size + c.lookahead - places), (0, 0)))
+    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, past)
+    mask = make_mask(past, blocks_BU)
+    positions_RD = positions_up_to(mask, c.width)
+    args = (c, self.dtype, self.training)
+    layout = {"stacked": self.training, "remat": self.remat}
+    x_BUD = run_layers(EncoderBlock, args, c.blocks, "block", x_BUD, mask, positions_RD, past, **layout)
+
+    past = past.faster(RATE)
+    x_BTD = past.pad(self, jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
+    x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
+    x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
+    mask = make_mask(past, masks.repeat_blocks(blocks_BU, RATE))
+    positions_RD = positions_up_to(mask, c.width)
+    x_BTD = run_layers(EncoderBlock, args, c.up_blocks, "up_block", x_BTD, mask, positions_RD, past, **layout)
+    return LayerNorm(name="norm")(x_BTD)
+
+
+def spoken(lengths_B: jax.Array, final: bool | jax.Array, lookahead: int) -> jax.Array:
+  """Tokens of each row that get frames: all if the row ends here, else all but the look-ahead."""
+  return jnp.maximum(lengths_B - jnp.where(final, 0, lookahead), 0)

@@ -1,0 +1,1 @@
+"""Requests and voices in, speech out: offline in batches, and as streams."""

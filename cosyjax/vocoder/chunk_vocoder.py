@@ -1,0 +1,322 @@
+"""Mel frames to audio in pieces: two schemes, one interface.
+
+`Exact` gives the samples that one pass over the whole utterance gives. It holds back as many
+frames as the network looks ahead (20 in the released configuration, 0.4 s) and begins every
+window far enough back (15 frames). `Released` is what the released code does: it holds back
+8 frames, carries the source under them, and fades each packet into the next; its phase starts
+anew with every packet.
+
+A scheme's state has fixed shapes and a row for every slot of an engine. `step` is pure and
+works on some of the rows, in any order; a row's audio depends neither on its slot nor on
+its mates, nor, with `Exact`, on how the frames were cut into steps. In a step
+
+  state, wave_BA, samples_B = scheme.step(model, params, state, rows_B, mel_BTM, lengths_B, last_B, keys_B)
+
+a row takes `lengths_B` new frames and gives `samples_B` samples; a last step gives all that was
+held back and leaves the row as empty as `open_rows` does.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.config import HOP, VocoderConfig
+from cosyjax.errors import ConfigError
+from cosyjax.layers.masks import padding_mask
+from cosyjax.vocoder.blocks import take
+from cosyjax.vocoder.hift import Vocoder
+from cosyjax.vocoder.receptive_field import reach
+from cosyjax.vocoder.source import phase_steps, request_phase_noise
+
+_FADE = 8  # frames that the released scheme carries over and fades
+
+
+@flax.struct.dataclass
+class ExactState:
+  """What `Exact` keeps of each row.
+
+  Attributes:
+    mel_BTM: the last frames, oldest first: held-back ones and the context before them.
+    f0_BT: f0 of those of them for which it is final, in Hz.
+    held_B: how many of `mel_BTM` count.
+    first_B: which frame of the utterance the first of them is.
+    steps_B: sum of `phase_steps` over all frames before that one, uint32.
+  """
+
+  mel_BTM: jax.Array
+  f0_BT: jax.Array
+  held_B: jax.Array
+  first_B: jax.Array
+  steps_B: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+  """Streaming that equals `Vocoder.__call__` on the whole utterance, sample for sample.
+
+  A window [context | held back | new] goes through the network; audio is given of the frames
+  whose look-ahead is complete. What cannot be had from a window is carried: the phase at
+  its start, and f0, which needs frames before it.
+
+  Attributes:
+    config: of the vocoder.
+    early: frames by which audio is given before its look-ahead is complete. 0 is exact; the far
+      end of the look-ahead weighs little, so that a few frames buy latency at a small error.
+  """
+
+  config: VocoderConfig
+  early: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.early <= reach(self.config).look_ahead:
+      raise ConfigError(f"early: expected 0 to {reach(self.config).look_ahead} frames, found {self.early}")
+
+  @property
+  def look_ahead(self) -> int:
+    """Frames held back until the last step."""
+    return reach(self.config).look_ahead - self.early
+
+  @property
+  def context(self) -> int:
+    """Frames kept before those held back."""
+    return reach(self.config).context
+
+  def empty(self, batch: int) -> ExactState:
+    """State of `batch` rows that have seen nothing."""
+    frames = self.context + self.look_ahead
+    return ExactState(
+      mel_BTM=jnp.zeros((batch, frames, self.config.mel_bins)),
+      f0_BT=jnp.zeros((batch, frames)),
+      held_B=jnp.zeros((batch,), jnp.int32),
+      first_B=jnp.zeros((batch,), jnp.int32),
+      steps_B=jnp.zeros((batch,), jnp.uint32),
+    )
+
+  def open_rows(self, state: ExactState, rows_B: jax.Array) -> ExactState:
+    """The same state with the rows `rows_B` (int32; one past the end is nobody) empty."""
+    return _open(state, rows_B)
+
+  def step(
+    self,
+    model: Vocoder,
+    params: Any,
+    state: ExactState,
+    rows_B: jax.Array | None,
+    mel_BTM: jax.Array,
+    lengths_B: jax.Array,
+    last_B: jax.Array | None,
+    keys_B: jax.Array | None,
+    *,
+    zero_noise: bool = False,
+  ) -> tuple[ExactState, jax.Array, jax.Array]:
+    """Takes new frames and gives the audio that they complete.
+
+    To jit, make `model` and `zero_noise` static; the state may be donated.
+
+    Args:
+      model: the vocoder's module.
+      params: its parameters.
+      state: of all slots.
+      rows_B: int32, the slot of each row of this step; one past the last slot for a row that is
+        padding. None for all slots in order.
+      mel_BTM: new frames [B, T, M], padded at the end.
+      lengths_B: how many of them count. A row with none that is not last changes nothing.
+      last_B: bool, the rows whose utterance ends with these frames (or before them, with none).
+        None if there is none: such a step computes less.
+      keys_B: key of each utterance's noise, as `request_phase_noise` takes it.
+      zero_noise: no noise at all; `keys_B` is not read.
+
+    Returns:
+      the new state, audio [B, A] with A = 480 (T + look_ahead), or 480 T if `last_B` is None,
+      0 past each row's end, and samples given in each row, int32 [B].
+    """
+    look, row = self.look_ahead, _gather(state, rows_B)
+    kept, frames = row.mel_BTM.shape[1], mel_BTM.shape[1]
+    width = kept + frames
+    apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
+    window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
+
+    # f0 near the window's left edge lacks the frames before it; there it is known from earlier steps.
+    final = lambda counts_B: padding_mask(counts_B - reach(self.config).f0, width)
+    f0_BT = jnp.pad(row.f0_BT, ((0, 0), (0, frames)))
+    f0_BT = jnp.where(final(row.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
+    phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
+    source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH, row.steps_B)
+    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+
+    start_B = jnp.maximum(row.held_B - look, 0)
+    end_B = jnp.maximum(sizes_B - look, 0)
+    count = frames
+    if last_B is not None:
+      end_B, count = jnp.where(last_B, sizes_B, end_B), frames + look
+    wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B, (start_B, count))
+    samples_B = (end_B - start_B) * HOP
+
+    gone_B = jnp.maximum(sizes_B - kept, 0)
+    passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT), 0)
+    row = ExactState(
+      mel_BTM=take(window_BTM, gone_B, kept),
+      f0_BT=take(jnp.where(final(sizes_B), f0_BT, 0), gone_B, kept),
+      held_B=sizes_B - gone_B,
+      first_B=row.first_B + gone_B,
+      steps_B=row.steps_B + jnp.sum(passed_BT, axis=1, dtype=jnp.uint32),
+    )
+    return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
+
+
+@flax.struct.dataclass
+class ReleasedState:
+  """What `Released` keeps of each row: 8 frames, or fewer before the first packet.
+
+  Attributes:
+    mel_BTM: the frames.
+    source_BA: the source under them.
+    wave_BA: the audio made of them, which the next packet is faded in over.
+    held_B: how many frames count. Only with all 8 is there source and audio.
+    first_B: which frame of the utterance the first of them is.
+  """
+
+  mel_BTM: jax.Array
+  source_BA: jax.Array
+  wave_BA: jax.Array
+  held_B: jax.Array
+  first_B: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+  """Streaming as the released code does it, to the sample.
+
+  Every packet is made of its own frames after the last 8 of the packet before; the first 8
+  frames are driven by the source of the packet before and faded in over its audio, the last 8
+  are held back. As there: the phase of a packet's own source starts at zero, the frames
+  before the 8 are forgotten, and the two halves of the Hamming window add up to 1.08, so a
+  fade is 8 % louder and may pass `audio_limit`. In a clean voice both ends of a fade can click.
+
+  Attributes:
+    config: of the vocoder.
+  """
+
+  config: VocoderConfig
+
+  @property
+  def look_ahead(self) -> int:
+    """Frames held back until the last step."""
+    return _FADE
+
+  def empty(self, batch: int) -> ReleasedState:
+    """State of `batch` rows that have seen nothing."""
+    return ReleasedState(
+      mel_BTM=jnp.zeros((batch, _FADE, self.config.mel_bins)),
+      source_BA=jnp.zeros((batch, _FADE * HOP)),
+      wave_BA=jnp.zeros((batch, _FADE * HOP)),
+      held_B=jnp.zeros((batch,), jnp.int32),
+      first_B=jnp.zeros((batch,), jnp.int32),
+    )
+
+  def open_rows(self, state: ReleasedState, rows_B: jax.Array) -> ReleasedState:
+    """The same state with the rows `rows_B` (int32; one past the end is nobody) empty."""
+    return _open(state, rows_B)
+
+  def step(
+    self,
+    model: Vocoder,
+    params: Any,
+    state: ReleasedState,
+    rows_B: jax.Array | None,
+    mel_BTM: jax.Array,
+    lengths_B: jax.Array,
+    last_B: jax.Array | None,
+    keys_B: jax.Array | None,
+    *,
+    zero_noise: bool = False,
+  ) -> tuple[ReleasedState, jax.Array, jax.Array]:
+    """Takes a packet's frames and gives its audio: as `Exact.step`, with 8 frames of look-ahead.
+
+    Each step with new frames is a packet, and the audio depends on where packets end. Fewer
+    than 8 frames in a first packet wait for the next step.
+    """
+    row = _gather(state, rows_B)
+    frames, fade = mel_BTM.shape[1], _FADE * HOP
+    width = _FADE + frames
+    apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
+    window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
+    later_B1 = (row.held_B == _FADE)[:, None]
+
+    f0_BT = apply(Vocoder.f0, window_BTM, sizes_B)
+    phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
+    source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH)
+    source_BA = source_BA.at[:, :fade].set(jnp.where(later_B1, row.source_BA, source_BA[:, :fade]))
+    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+    wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B)
+    rise_A, fall_A = np.split(np.hamming(2 * fade).astype(np.float32), 2)
+    faded_BA = wave_BA[:, :fade] * rise_A + row.wave_BA * fall_A
+    wave_BA = wave_BA.at[:, :fade].set(jnp.where(later_B1, faded_BA, wave_BA[:, :fade]))
+
+    gone_B = jnp.maximum(sizes_B - _FADE, 0)
+    idle_B = lengths_B == 0
+    new = ReleasedState(
+      mel_BTM=take(window_BTM, gone_B, _FADE),
+      source_BA=take(source_BA, gone_B * HOP, fade),
+      wave_BA=take(wave_BA, gone_B * HOP, fade),
+      held_B=sizes_B - gone_B,
+      first_B=row.first_B + gone_B,
+    )
+    row = _where(idle_B, row, new)
+    samples_B = gone_B * HOP
+    if last_B is not None:
+      samples_B = jnp.where(last_B, sizes_B * HOP, samples_B)
+    else:
+      wave_BA = wave_BA[:, : frames * HOP]
+    return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
+
+
+Scheme = Exact | Released
+
+
+def _open(state: Any, rows_B: jax.Array) -> Any:
+  return jax.tree.map(lambda a: a.at[rows_B].set(0, mode="drop"), state)
+
+
+def _gather(state: Any, rows_B: jax.Array | None) -> Any:
+  return state if rows_B is None else jax.tree.map(lambda a: a.at[rows_B].get(mode="clip"), state)
+
+
+def _scatter(state: Any, rows_B: jax.Array | None, rows: Any, last_B: jax.Array | None) -> Any:
+  """Writes rows back, empty where their utterance has ended."""
+  if last_B is not None:
+    rows = _where(last_B, jax.tree.map(jnp.zeros_like, rows), rows)
+  return rows if rows_B is None else jax.tree.map(lambda a, r: a.at[rows_B].set(r, mode="drop"), state, rows)
+
+
+def _where(choose_B: jax.Array, a: Any, b: Any) -> Any:
+  pick = lambda x, y: jnp.where(choose_B.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
+  return jax.tree.map(pick, a, b)
+
+
+def _append(
+  held_BTM: jax.Array, counts_B: jax.Array, new_BTM: jax.Array, lengths_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """New frames right after those that each row holds, and how many there are in all; zeros after them."""
+  window_BTM = jnp.pad(held_BTM, ((0, 0), (0, new_BTM.shape[1]), (0, 0)))
+  put = lambda window, new, at: jax.lax.dynamic_update_slice_in_dim(window, new, at, axis=0)
+  window_BTM = jax.vmap(put)(window_BTM, new_BTM.astype(window_BTM.dtype), counts_B)
+  sizes_B = counts_B + lengths_B
+  return jnp.where(padding_mask(sizes_B, window_BTM.shape[1])[..., None], window_BTM, 0), sizes_B
+
+
+def _noise(
+  config: VocoderConfig, keys_B: jax.Array | None, first_B: jax.Array, frames: int, zero: bool
+) -> tuple[jax.Array, jax.Array]:
+  harmonics, batch = config.harmonics + 1, first_B.shape[0]
+  if zero:
+    return jnp.zeros((batch, harmonics)), jnp.zeros((batch, frames * HOP, harmonics))
+  return jax.vmap(lambda key, first: request_phase_noise(key, frames, harmonics, first=first))(keys_B, first_B)
+
+
+def _cut(wave_BA: jax.Array, samples_B: jax.Array) -> jax.Array:
+  return jnp.where(padding_mask(samples_B, wave_BA.shape[1]), wave_BA, 0)
