@@ -9,7 +9,6 @@ Names of dimensions, used as suffixes of array names inside functions (`mel_BTM`
   E speaker vector
 """
 
-__version__ = "0.1.0"
 __all__ = [
   "Buckets",
   "Engine",
@@ -26,6 +25,8 @@ __all__ = [
 ]
 
 from typing import TYPE_CHECKING, Any
+
+from cosyjax.version import __version__ as __version__
 
 if TYPE_CHECKING:
   from cosyjax.inference.buckets import Buckets

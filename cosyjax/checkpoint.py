@@ -9,8 +9,6 @@ voices/           voice profiles
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from cosyjax import config as config_lib
 from cosyjax.errors import CheckpointError, ConfigError, OutputError
+from cosyjax.files import whole
 
 FORMAT = 1
 
@@ -49,7 +48,7 @@ def save_model(
   path = Path(path)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise OutputError(f"{path} is already there and not an empty directory; name another or remove it")
-  with _beside(path) as work:
+  with whole(path, directory=True) as work:
     info = {"format": FORMAT, "model": config_lib.to_dict(config)}
     (work / "config.json").write_text(json.dumps(info, indent=2) + "\n")
     (work / "text_tokenizer").mkdir()
@@ -127,25 +126,6 @@ def _check_shapes(metadata: Any, abstract: Any, where: str) -> None:
     lines = [f"{k}: expected {wanted.get(k)}, found {found.get(k)}" for k in sorted(found.keys() | wanted.keys())]
     wrong = [line for line in lines if len(set(line.split(": expected ")[1].split(", found "))) == 2]
     raise CheckpointError(f"{where} holds a model of other sizes than config.json says:\n  " + "\n  ".join(wrong[:20]))
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-  """A directory next to `path` that becomes `path` if the block ends well and vanishes if not."""
-  work = None
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    yield work
-    work.chmod(0o755)
-    if path.exists():
-      path.rmdir()
-    work.replace(path)
-  except OSError as error:
-    raise OutputError(f"{path} cannot be written: {error}") from error
-  finally:
-    if work is not None and work.exists():
-      shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager

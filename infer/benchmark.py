@@ -23,14 +23,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax import __version__
 from cosyjax import config as config_lib
 from cosyjax.analysis.profile import peak_bytes
 from cosyjax.errors import OutputError
+from cosyjax.files import write_whole
 from cosyjax.inference.buckets import Buckets
 from cosyjax.inference.stages import DECODE_STEPS, LMRow, Solve
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from cosyjax.lm import sequence
+from cosyjax.version import __version__
 from infer import options
 
 FIGURES = {
@@ -202,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
   print(f"{args.text} text ids, {args.prompt_seconds:g} s prompt, {audio}")
   print(table(rows))
   if args.json:
-    args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    write_whole(args.json, json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
   return 0
 
 

@@ -2,20 +2,18 @@
 
 import argparse
 import logging
-import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-import cosyjax
 from cosyjax import config as config_lib
 from cosyjax.errors import AudioError, CosyError, OutputError
 from cosyjax.inference.compilation import enable_cache
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from cosyjax.inference.voice import Voice
+from cosyjax.version import __version__
 
 RANDOM_WEIGHTS = (
   "The weights are random (seeded): the output is noise of the right shape, not speech. "
@@ -63,23 +61,6 @@ def check_folder(path: Path | None) -> None:
     raise OutputError(f"{path}: expected the name of a file in a folder that is there")
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-  """Writes a file whole or not at all: beside its target first, then renamed over it.
-
-  Raises:
-    OutputError: the file cannot be written. What stood there is as it was.
-  """
-  path = Path(os.path.realpath(path))
-  part = path.parent / f".{secrets.token_hex(8)}.part"
-  try:
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
-    part.replace(path)
-  except OSError as error:
-    raise OutputError(f"{path}: not written ({error.strerror or error})") from error
-  finally:
-    part.unlink(missing_ok=True)
-
-
 class Bars:
   """One progress bar per stage, on standard error, shown only where somebody watches."""
 
@@ -110,4 +91,4 @@ def run(main: Any, argv: list[str] | None = None) -> int:
 
 
 def version_flag(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--version", action="version", version=f"cosyjax {cosyjax.__version__}")
+  parser.add_argument("--version", action="version", version=f"cosyjax {__version__}")

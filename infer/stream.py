@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from cosyjax.config import MEL_RATE, TOKEN_RATE
 from cosyjax.errors import TextError
+from cosyjax.files import write_whole
 from cosyjax.flow.chunk_state import bytes_per_frame
 from cosyjax.inference import schedule
 from cosyjax.inference.engine import Engine
@@ -176,7 +177,7 @@ def report(engine: Engine, heard: Timeline, args: argparse.Namespace, **more: An
   if args.memory or args.verbose:
     print("memory: " + ", ".join(f"{name} {size:,} B" for name, size in taken.items()), file=sys.stderr)
   if args.json:
-    options.write_whole(args.json, json.dumps(heard.to_json() | more | {"memory": taken}, indent=2) + "\n")
+    write_whole(args.json, json.dumps(heard.to_json() | more | {"memory": taken}, indent=2) + "\n")
   if args.timeline:
     timeline.draw(args.timeline, [heard], timeline.summary(heard))
 

@@ -26,9 +26,10 @@ from typing import Any
 
 import jax
 
-from cosyjax import __version__
 from cosyjax import config as config_lib
+from cosyjax.files import write_whole
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
+from cosyjax.version import __version__
 from infer import options, stream, timeline
 from infer.stream_load import Bench, forced
 
@@ -209,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.json:
     for row in result["rows"]:
       row["streams"] = [one.to_json() for one in row["streams"]]
-    options.write_whole(args.json, json.dumps({"about": facts, **result}, indent=2) + "\n")
+    write_whole(args.json, json.dumps({"about": facts, **result}, indent=2) + "\n")
   return 0
 
 

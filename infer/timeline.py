@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cosyjax.errors import ConfigError
+from cosyjax.files import write_whole
 from cosyjax.inference.packets import Packet
-from infer import options
 
 WORDS = 46  # characters of text in a row of the table
 # Playing, every other packet a little lighter; the first packet; silence in the middle.
@@ -124,7 +124,7 @@ def draw(path: Path, timelines: Sequence[Timeline], title: str = "") -> None:
   figure = _figure(timelines, title)
   image = io.BytesIO()
   figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
-  options.write_whole(path, image.getvalue())
+  write_whole(path, image.getvalue())
 
 
 def check_drawing() -> None:

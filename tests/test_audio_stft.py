@@ -1,12 +1,14 @@
 """Fourier transforms: analytic spectra, NumPy in float64, round trips, padding, lowering for TPU."""
 
+import multiprocessing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cosyjax.audio import stft as module
-from cosyjax.audio.stft import frame, frame_count, hann_window, istft, overlap_add, reflect_pad, stft
+from cosyjax.audio.stft import fft_options, frame, frame_count, hann_window, istft, overlap_add, reflect_pad, rfft, stft
 
 SIZES = [(16, 4), (25, 7), (400, 160), (1920, 480)]  # the vocoder's; odd; log-mel; mel
 
@@ -163,3 +165,26 @@ def test_wrong_sizes_are_refused(wave_BA):
     stft(wave_BA[:, :10], hann_window(16), 16, 4, center=False)
   with pytest.raises(ValueError, match="n_fft 16 has 9 frequency bins, found 8"):
     istft(np.zeros((1, 3, 8)), np.zeros((1, 3, 8)), hann_window(16), 16, 4)
+
+
+def _many_transforms() -> None:
+  waves = [np.full((8, 50, size), 1.0, np.float32) for size in range(1000, 1024)]
+  run = jax.jit(lambda waves: [rfft(x) for x in waves], compiler_options=fft_options("cpu"))
+  for _ in range(3):
+    jax.block_until_ready(run(waves))
+
+
+def test_many_transforms_at_once_end(monkeypatch):
+  """As in the vocoder's training step, on a machine of two cores. See `fft_options`."""
+  monkeypatch.setenv("XLA_FLAGS", "")
+  monkeypatch.setenv("NPROC", "2")  # XLA's threads
+  process = multiprocessing.get_context("spawn").Process(target=_many_transforms)
+  process.start()
+  process.join(100)
+  process.kill()
+  assert process.exitcode == 0
+
+
+def test_options_are_for_the_cpu_alone():
+  assert fft_options("tpu") is None and fft_options("cuda") is None
+  assert fft_options() == fft_options("cpu")

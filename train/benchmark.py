@@ -27,6 +27,7 @@ import numpy as np
 from cosyjax.analysis.flops import peak_flops, utilisation
 from cosyjax.analysis.profile import peak_bytes, top_kernels
 from cosyjax.errors import ConfigError, OutputError, TrainingError
+from cosyjax.files import write_whole
 from cosyjax.lm.sequence import SPEECH, TEXT
 from cosyjax.sharding import make_mesh, mesh_shape
 from cosyjax.speech_tokenizer.units import CTC_UNITS
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = {"trainer": args.trainer} | measure(build, create, config, args, **what)
     print(describe(record), flush=True)
     if args.json:
-      args.json.write_text(json.dumps(record, indent=2) + "\n")
+      write_whole(args.json, json.dumps(record, indent=2) + "\n")
     return 0
 
   return importlib.import_module(f"train.{args.trainer}").main(rest, look)

@@ -14,7 +14,6 @@ input pipeline; speed/step_p50 and step_p99 are of the last 200 steps.
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from cosyjax.analysis.flops import peak_flops, utilisation
 from cosyjax.config import SAMPLE_RATE
+from cosyjax.files import write_whole
 from cosyjax.training.processes import meet
 from train import runtime
 from train.pictures import png, wav
@@ -266,12 +266,7 @@ def drop_after(path: Path, step: int) -> None:
   if not path.exists():
     return
   kept = [line for line in read(path) if line["step"] <= step]
-  beside = path.with_suffix(".tmp")
-  with beside.open("w") as file:
-    file.writelines(json.dumps(line) + "\n" for line in kept)
-    file.flush()
-    os.fsync(file.fileno())
-  beside.replace(path)
+  write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _board(directory: Path, start: int) -> Any:

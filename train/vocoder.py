@@ -29,6 +29,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cosyjax import checkpoint
+from cosyjax.analysis.gan_flops import step_flops
+from cosyjax.audio.stft import fft_options
 from cosyjax.config import HOP, MEL_RATE, VocoderConfig, to_dict
 from cosyjax.data.batches import vocoder_batches
 from cosyjax.data.corpus import Corpus
@@ -40,7 +42,7 @@ from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.processes import together
 from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators
-from cosyjax.vocoder.gan_step import Objective, evaluate, make_updates, step_flops
+from cosyjax.vocoder.gan_step import Objective, evaluate, make_updates
 from cosyjax.vocoder.hift import Vocoder, init_arguments
 from cosyjax.vocoder.losses import log_mel
 from train import cli, compile_only, runtime
@@ -173,7 +175,8 @@ def main(argv: Sequence[str] | None = None, look: compile_only.Look | None = Non
   # ---- update, evaluation and log
   alone, both = (together(update, "step") for update in updates_on(mesh))
   whole = NamedSharding(mesh, PartitionSpec())
-  look = together(jax.jit(functools.partial(evaluate, model), out_shardings=whole), "evaluation")
+  judge = jax.jit(functools.partial(evaluate, model), out_shardings=whole, compiler_options=fft_options())
+  look = together(judge, "evaluation")
   log = Log(
     args.out,
     total_steps=run.steps,

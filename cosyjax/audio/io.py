@@ -6,7 +6,6 @@ packed silence) costs bounded time and memory.
 
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from cosyjax.config import SAMPLE_RATE
 from cosyjax.errors import AudioError, OutputError
+from cosyjax.files import write_whole
 
 MAX_SAMPLES = 3600 * 48_000  # most samples of one file: 660 MiB
 MAX_BYTES = 1 << 30  # most bytes taken from a stream
@@ -177,17 +177,7 @@ def write(path: str | Path, wave_A: np.ndarray, rate: int = SAMPLE_RATE, subtype
     soundfile.write(encoded, wave_A, rate, subtype, format=kind)
   except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
     raise OutputError(f"{path}: {kind} cannot hold {subtype} at {rate} Hz ({error})") from error
-  part = path.parent / f".{secrets.token_hex(8)}.part"
-  try:
-    with part.open("xb") as file:
-      file.write(encoded.getbuffer())
-      file.flush()
-      os.fsync(file.fileno())
-    part.replace(path)
-  except OSError as error:
-    raise OutputError(f"{path}: not written ({error.strerror or error})") from error
-  finally:
-    part.unlink(missing_ok=True)
+  write_whole(path, encoded.getbuffer())
 
 
 def _whole(stream: BinaryIO, where: str) -> io.BytesIO:

@@ -16,7 +16,18 @@ import numpy as np
 from cosyjax.audio.tables import dft, hann_window, inverse_dft
 from cosyjax.layers.masks import padding_mask
 
-__all__ = ["frame", "frame_count", "hann_window", "irfft", "istft", "overlap_add", "reflect_pad", "rfft", "stft"]
+__all__ = [
+  "fft_options",
+  "frame",
+  "frame_count",
+  "hann_window",
+  "irfft",
+  "istft",
+  "overlap_add",
+  "reflect_pad",
+  "rfft",
+  "stft",
+]
 
 SMALL = 64  # up to this n_fft the matrix product wins everywhere
 PIECES = 64  # up to this many blocks of gcd(n_fft, hop) samples in a frame, frames are cut from blocks, not gathered
@@ -107,6 +118,22 @@ def rfft(frames_BTA: jax.Array) -> tuple[jax.Array, jax.Array]:
   if n_fft <= SMALL:
     return by_product(frames_BTA)
   return jax.lax.platform_dependent(frames_BTA, tpu=by_product, default=by_fft)
+
+
+def fft_options(platform: str | None = None) -> dict[str, bool] | None:
+  """Compiler options for a program with several Fourier transforms: `jax.jit(f, compiler_options=fft_options())`.
+
+  From JAX 0.11 on, a transform on a CPU deals out its rows to XLA's threads and waits for them, itself in one of
+  these threads. When as many transforms run at once as there are threads, each waits for rows that no thread is left
+  to take: on two cores, two transforms of one program stand still for good. The option keeps every operation to one
+  thread; operations that do not need each other still run side by side.
+
+  Args:
+    platform: that the program is compiled for; JAX's default one if None.
+  """
+  if jax.__version_info__ < (0, 11) or (platform or jax.default_backend()) != "cpu":
+    return None
+  return {"xla_cpu_multi_thread_eigen": False}
 
 
 def irfft(real_BTC: jax.Array, imag_BTC: jax.Array, n_fft: int) -> jax.Array:

@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import secrets
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cosyjax.errors import DataError
+from cosyjax.files import write_whole
 
 STRINGS = ("id", "text", "speaker", "language", "instruction")
 
@@ -295,11 +295,8 @@ def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
   """Whole or not at all. Where it may not be written, the index is made again next time."""
   packed = io.BytesIO()
   np.savez(packed, **arrays)
-  part = file.parent / f".{secrets.token_hex(8)}.part"
   try:
     file.parent.mkdir(exist_ok=True)
-    part.write_bytes(packed.getbuffer())
-    part.replace(file)
+    write_whole(file, packed.getbuffer())
   except OSError as error:
-    log.warning("%s: not written (%s); the index will be made again", file, error.strerror or error)
-    part.unlink(missing_ok=True)
+    log.warning("%s; the index will be made again", error)

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cosyjax import config as config_lib
 from cosyjax.audio import check_speech, kaldi_fbank, log_mel_16k, mel_24k, read, resample
 from cosyjax.audio import pitch as pitch_lib
+from cosyjax.audio.stft import fft_options
 from cosyjax.data import text as text_lib
 from cosyjax.data.feature_store import KINDS, ShardWriter, empty, made_by, shard_stem
 from cosyjax.data.rows import BAD
@@ -222,7 +223,7 @@ class Extractor:
     parts = [NETWORK[name] for name in self._audio if name in NETWORK]
     self._modules = networks(model.config) if parts else {}
     self._params = jax.device_put({part: model.params[part] for part in parts}, NamedSharding(mesh, PartitionSpec()))
-    self._front = jax.jit(self._front_fn, static_argnames="tokens")
+    self._front = jax.jit(self._front_fn, static_argnames="tokens", compiler_options=fft_options())
     self._tokenise = jax.jit(self._tokenise_fn)
 
   def decode(self, example: dict[str, Any]) -> _Item:

@@ -9,13 +9,12 @@ the feature (a model's weights, or the version of its recipe): shards of two mak
 An example that could not be read has an array of length 0.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
 import json
-import os
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cosyjax.errors import DataError, OutputError
+from cosyjax.files import whole
 
 FORMAT = 1
 WRITER_OPTIONS = "group_size:1,uncompressed"  # a record is read without its neighbours; floats hardly shrink
@@ -209,10 +209,9 @@ class ShardWriter:
   """
 
   def __init__(self, directory: str | Path, name: str, stem: str, fingerprint: str) -> None:
-    token, folder = secrets.token_hex(8), feature_dir(directory, name)
     self._name, self._fingerprint, self._lengths = name, fingerprint, []
-    self._target = folder / f"{stem}.array_record"
-    self._parts = [folder / f".{stem}.{token}.{kind}.part" for kind in ("records", "index", "meta")]
+    self._target = feature_dir(directory, name) / f"{stem}.array_record"
+    self._files = contextlib.ExitStack()
     self._writer: Any = None
 
   def __enter__(self) -> "ShardWriter":
@@ -220,10 +219,13 @@ class ShardWriter:
 
     try:
       self._target.parent.mkdir(parents=True, exist_ok=True)
-      for part in self._target.parent.glob(f".{self._target.stem}.*.part"):
+      for part in self._target.parent.glob(".*.part"):
         if time.time() - part.stat().st_mtime > STALE:
           part.unlink(missing_ok=True)
-      self._writer = ArrayRecordWriter(str(self._parts[0]), WRITER_OPTIONS)
+      # They take their names in the opposite order.
+      targets = self._target.with_suffix(".json"), self._target.parent / "meta.json", self._target
+      self._index, self._meta, self._records = (self._files.enter_context(whole(target)) for target in targets)
+      self._writer = ArrayRecordWriter(str(self._records), WRITER_OPTIONS)
     except (OSError, RuntimeError) as error:
       raise OutputError(f"{self._target} cannot be written: {error}") from error
     return self
@@ -247,24 +249,17 @@ class ShardWriter:
       raise OutputError(f"{self._target} cannot be written: {error}") from error
 
   def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    records, index, meta = self._parts
-    try:
-      self._writer.close()
-      if error is None:
-        with records.open("rb") as file:
-          os.fsync(file.fileno())
-        info = {"format": FORMAT, "fingerprint": self._fingerprint, "bytes": records.stat().st_size}
-        index.write_text(json.dumps(info | {"lengths": self._lengths}))
-        meta.write_text(json.dumps({"name": self._name, "format": FORMAT, "fingerprint": self._fingerprint}) + "\n")
-        self._target.with_suffix(".json").unlink(missing_ok=True)  # until the last line the shard counts as not made
-        records.replace(self._target)
-        meta.replace(self._target.parent / "meta.json")
-        index.replace(self._target.with_suffix(".json"))
-    except (OSError, RuntimeError) as failure:
-      raise OutputError(f"{self._target} cannot be written: {failure}") from failure
-    finally:
-      for part in self._parts:
-        part.unlink(missing_ok=True)
+    with self._files:
+      try:
+        self._writer.close()
+        if error is not None:
+          raise error
+        made_by = {"format": FORMAT, "fingerprint": self._fingerprint}
+        self._index.write_text(json.dumps(made_by | {"bytes": self._records.stat().st_size, "lengths": self._lengths}))
+        self._meta.write_text(json.dumps({"name": self._name} | made_by) + "\n")
+        self._target.with_suffix(".json").unlink(missing_ok=True)  # until the index is there the shard is not made
+      except RuntimeError as failure:
+        raise OutputError(f"{self._target} cannot be written: {failure}") from failure
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

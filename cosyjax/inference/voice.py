@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from cosyjax.errors import CheckpointError, ConfigError, OutputError
+from cosyjax.errors import CheckpointError, ConfigError
+from cosyjax.files import write_whole
+from cosyjax.version import __version__
 
 FORMAT = 1
 
@@ -73,17 +74,7 @@ class Voice:
     arrays = {"speaker": self.speaker_E, "tokens": self.tokens_U, "mel": self.mel_TM}
     info = {"transcript": self.transcript, "versions": json.dumps(self.versions)}
     data = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=info)
-    path, work = Path(path), None
-    try:
-      with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        work = Path(file.name)
-        file.write(data)
-      work.replace(path)
-    except OSError as error:
-      raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-      if work is not None:
-        work.unlink(missing_ok=True)
+    write_whole(path, data)
 
   @classmethod
   def load(cls, path: str | Path) -> "Voice":
@@ -117,6 +108,4 @@ class Voice:
 
 def voice_versions() -> dict[str, str]:
   """What a voice made now is marked with."""
-  import cosyjax
-
-  return {"format": str(FORMAT), "cosyjax": cosyjax.__version__}
+  return {"format": str(FORMAT), "cosyjax": __version__}

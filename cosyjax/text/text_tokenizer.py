@@ -1,7 +1,6 @@
 """Text to ids of the LM's text vocabulary and back: Qwen's byte-level BPE and the release's tags."""
 
 import os
-import shutil
 import tempfile
 import unicodedata
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosyjax.errors import CheckpointError, OutputError, TokenError
+from cosyjax.files import write_whole
 from cosyjax.text import tags
 
 
@@ -99,13 +99,12 @@ class TextTokenizer:
     directory = Path(directory)
     try:
       directory.mkdir(parents=True, exist_ok=True)
-      work = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=directory))
-      try:
-        self._qwen.save_pretrained(str(work))
+      with tempfile.TemporaryDirectory() as work:
+        self._qwen.save_pretrained(work)
         for name in ("tokenizer.json", "tokenizer_config.json"):
-          (work / name).replace(directory / name)
-      finally:
-        shutil.rmtree(work, ignore_errors=True)
+          write_whole(directory / name, (Path(work) / name).read_bytes())
+    except OutputError:
+      raise
     except OSError as error:
       raise OutputError(f"{directory}: the text tokenizer cannot be written: {error}") from error
 

@@ -12,17 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cosyjax.analysis.flops import training_flops
+from cosyjax.audio.stft import fft_options
 from cosyjax.config import HOP, VocoderConfig
 from cosyjax.layers import remat as remat_lib
-from cosyjax.layers.basic import unbox
 from cosyjax.layers.masks import padding_mask
 from cosyjax.training.optimiser import OptimConfig
 from cosyjax.training.step import Batch, Loss, Metrics, accumulate_gradients, apply_gradients, step_key, summarise
 from cosyjax.training.train_state import TrainState
 from cosyjax.vocoder import losses
 from cosyjax.vocoder.discriminators import Discriminators
-from cosyjax.vocoder.hift import Vocoder, init_arguments
+from cosyjax.vocoder.hift import Vocoder
 
 States = dict[str, TrainState]
 Update = Callable[[States, Batch], tuple[States, Metrics]]
@@ -210,9 +209,10 @@ def make_updates(
       out |= {f"discriminators/{name}": getattr(judged, name).astype(jnp.float32) for name in ("bad", "skipped")}
     return {"generator": made, "discriminators": judged}, {"loss": value} | metrics | info | out
 
-  options: dict[str, Any] = {"donate_argnums": 0}
+  options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": fft_options()}
   if shardings is not None:
     mesh = jax.tree.leaves(shardings)[0].mesh
+    options["compiler_options"] = fft_options(mesh.devices.flat[0].platform)
     options["out_shardings"] = (shardings, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
   alone = jax.jit(lambda states, batch: update(states, batch, False), **options)
   return alone, jax.jit(lambda states, batch: update(states, batch, True), **options)
@@ -241,30 +241,6 @@ def evaluate(
     "f0": (jnp.sum(jnp.where(both_BT, jnp.abs(target_BT - f0_BT), 0.0)), jnp.sum(both_BT).astype(jnp.float32)),
     "voicing": (jnp.sum(valid_BT & (real_BT != made_BT)).astype(jnp.float32), frames_total),
   }, wave_BA
-
-
-def step_flops(model: Vocoder, judges: Discriminators, rows: int, frames: int, *, alone: bool = False) -> float:
-  """Model FLOPs of a step on `rows` crops of `frames`.
-
-  The generator's forward and backward pass are three forward passes. The discriminators' own step
-  is six of theirs (recording and generated audio, each with its backward pass); the generator's
-  has two of them, and a backward pass to the audio without the parameters' share: nine in all.
-
-  Args:
-    alone: of the step without discriminators.
-  """
-  c, shape = model.config, jax.ShapeDtypeStruct
-  H, sizes = c.harmonics + 1, (rows, frames * HOP)
-  inputs = shape((rows, frames, c.mel_bins), jnp.float32), shape((rows,), jnp.int32)
-  inputs += shape((rows, H), jnp.float32), shape((*sizes, H), jnp.float32)
-  key = jax.random.key(0)
-  params = jax.eval_shape(lambda: unbox(model.init(key, *init_arguments(c))["params"]))
-  total = training_flops(lambda p, *args: resynthesise(model, p, *args), params, *inputs)
-  if alone:
-    return total
-  wave_BA = shape(sizes, jnp.float32)
-  params = jax.eval_shape(lambda: unbox(judges.init(key, jnp.zeros((1, frames * HOP)))["params"]))
-  return total + 3 * training_flops(lambda p, x: judges.apply({"params": p}, x), params, wave_BA)
 
 
 def _weigh(parts: dict[str, tuple[float, jax.Array]], lengths_B: jax.Array) -> Loss:

@@ -45,7 +45,7 @@ def harmonic_source(
   """
   frames, harmonics = f0_BT.shape[1], phase_BH.shape[1]
   sines_BAH = amplitude * sine_of_cycles(sample_cycles(f0_BT, phase_BH, before_B))
-  voiced_BA = jnp.repeat(f0_BT > threshold, HOP, axis=1, total_repeat_length=frames * HOP)
+  voiced_BA = jnp.repeat(f0_BT > threshold, HOP, axis=1)
   voiced_BA1 = voiced_BA[..., None]
   noise_BAH = noise_BAH[:, : frames * HOP, :harmonics] * jnp.where(voiced_BA1, noise_scale, amplitude / 3)
   return jnp.where(voiced_BA1, sines_BAH, 0) + noise_BAH, voiced_BA
