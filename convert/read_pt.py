@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convert.pt_pickle import Interpreter, Storage, Tensor
+from convert.pt_pickle import Storage, Tensor, load
 from cosyjax.errors import ConversionError, UnsafeFileError
 
 log = logging.getLogger("cosyjax.convert")
@@ -51,7 +51,7 @@ def read_pt(path: str | Path) -> dict[str, np.ndarray]:
   try:
     with path.open("rb") as file:
       archive = _Archive(path, file)
-      root = Interpreter(path, archive.pickle()).run()
+      root = load(path, archive.pickle())
       return _materialise(path, archive, root)
   except OSError as error:
     raise ConversionError(f"{path} cannot be read: {error}") from error
