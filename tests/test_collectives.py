@@ -90,6 +90,9 @@ def test_stored_program():
   program = hlo.parse(TEXT)
   assert program.times["body"] == 24 and program.times["small"] == 6 and program.times["first"] == 24
   assert program.unknown_loops == 1
+  loops = {name for name in program.unknown if not name.startswith("add")}
+  assert loops and "body" not in loops and "main" not in loops
+  assert 0 < collectives.loop_traffic(program) < collectives.memory_traffic(program)
   assert {"first", "all-reduce-scatter.1"} <= program.fused and "body" not in program.fused
 
   found = collectives.by_kind(collectives.collectives(program, 256))

@@ -176,6 +176,7 @@ def measure(compiled: Any, record: dict[str, Any], devices: list[jax.Device], du
   traffic = sum(sources.values())
   out |= {"largest_traffic": dict(list(sources.items())[:SOURCES])}
   out |= {"collectives": collectives.by_kind(found), "memory_traffic": traffic, "unknown_loops": program.unknown_loops}
+  out["unknown_loop_traffic"] = collectives.loop_traffic(program)
   if chip is not None:
     peak = (chip.half if record["dtype"] != "float32" else chip.single) / cores
     model, executed = (record[key] / len(devices) for key in ("model_flops", "executed_flops"))
@@ -218,7 +219,8 @@ def describe(record: dict[str, Any]) -> str:
     add("collectives", "none")
   add("memory traffic", f"about {_bytes(record['memory_traffic'])}")
   if record["unknown_loops"]:
-    add("note", f"{record['unknown_loops']} loops of unknown length are counted as one round")
+    add("note", f"{record['unknown_loops']} loops of unknown length are counted as one round, "
+        f"{_bytes(record['unknown_loop_traffic'])} of the traffic")  # fmt: skip
   if bound := record.get("bound"):
     add("least time", ", ".join(f"{key} {1e3 * bound[key]:.1f} ms" for key in ("compute", "memory", "network")))
     add("MFU bound", f"{bound['overlapped']:.0%} if all overlaps, {bound['exposed']:.0%} if nothing hides the network")

@@ -8,7 +8,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -162,16 +162,26 @@ def memory_traffic(program: str | hlo.Program) -> float:
   return sum(traffic_by_source(program).values())
 
 
-def traffic_by_source(program: str | hlo.Program) -> dict[str, float]:
+def loop_traffic(program: str | hlo.Program) -> float:
+  """The part of `memory_traffic` that lies in loops of unknown length: bytes of one round of each."""
+  program = hlo.parse(program) if isinstance(program, str) else program
+  return sum(traffic_by_source(program, program.unknown).values())
+
+
+def traffic_by_source(program: str | hlo.Program, within: Collection[str] | None = None) -> dict[str, float]:
   """`memory_traffic` by what in the model it is for, the most first.
 
   Instructions go by their name in the traced function without its numbers ("jit(update)/.../dot_general"), or by
   their kind where the compiler made them for itself (copies, and what it reads ahead).
+
+  Args:
+    program: compiled.
+    within: computations to count; all of them if None.
   """
   program = hlo.parse(program) if isinstance(program, str) else program
   found: Counter[str] = Counter()
   for name, times in program.times.items():
-    if name not in program.fused:
+    if name not in program.fused and (within is None or name in within):
       instructions = program.computations[name]
       arrays = {i.name: i.results for i in instructions}
       for i in instructions:

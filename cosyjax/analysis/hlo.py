@@ -57,12 +57,14 @@ class Program:
     times: name -> how often the computation runs in one execution.
     fused: computations inside a fusion (or a reduction): their instructions touch no memory.
     unknown_loops: loops whose length the text does not say; they count as one round.
+    unknown: computations that run in such loops, bodies, conditions and what these call: `times` is then of one round.
   """
 
   computations: dict[str, list[Instruction]]
   times: dict[str, float]
   fused: set[str]
   unknown_loops: int
+  unknown: set[str]
 
 
 def parse(text: str) -> Program:
@@ -122,21 +124,24 @@ def _balanced(text: str) -> tuple[str, str]:
 def _count(computations: dict[str, list[Instruction]], entry: str) -> Program:
   times: dict[str, float] = defaultdict(float)
   fused: set[str] = set()
-  unknown = 0
+  unknown: set[str] = set()
+  unknown_loops = 0
 
-  def visit(name: str, scale: float, inside: bool) -> None:
-    nonlocal unknown
+  def visit(name: str, scale: float, inside: bool, known: bool) -> None:
+    nonlocal unknown_loops
     if name not in computations:
       return
     times[name] += scale
     if inside:
       fused.add(name)
+    if not known:
+      unknown.add(name)
     for instruction in computations[name]:
       if instruction.op == "while":
         rounds = _rounds(instruction, computations)
-        unknown += rounds is None
+        unknown_loops += rounds is None
         for part in instruction.called("body", "condition"):
-          visit(part, scale * (rounds or 1), inside)
+          visit(part, scale * (rounds or 1), inside, known and rounds is not None)
         continue
       branches = _BRANCHES.search(instruction.text)
       called = instruction.called("calls", "true_computation", "false_computation")
@@ -145,10 +150,10 @@ def _count(computations: dict[str, list[Instruction]], entry: str) -> Program:
         called += instruction.called("to_apply")
       if not instruction.op.endswith(("-update", "-done")):  # they name again what their start has named
         for part in called:
-          visit(part, scale, inside or instruction.op == "fusion")
+          visit(part, scale, inside or instruction.op == "fusion", known)
 
-  visit(entry, 1.0, False)
-  return Program(computations, dict(times), fused, unknown)
+  visit(entry, 1.0, False, True)
+  return Program(computations, dict(times), fused, unknown_loops, unknown)
 
 
 def _rounds(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
