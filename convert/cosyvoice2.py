@@ -1,11 +1,13 @@
 """Converts an official CosyVoice 2 directory into a cosyjax model directory.
 
   python -m convert.cosyvoice2 SRC DST
+  python -m convert.cosyvoice2 SRC DST --llm llm.rl.pt
 
 SRC holds llm.pt, flow.pt, hift.pt, speech_tokenizer_v2.onnx, campplus.onnx, cosyvoice2.yaml
-and CosyVoice-BlankEN/, as released. PyTorch is not needed, and none of the files' code is
-run: weights are read as tensors or not at all. DST must not exist; it appears whole or not
-at all.
+(or cosyvoice.yaml) and CosyVoice-BlankEN/, as released; spk2info.pt becomes voices. Weights may
+be .safetensors in place of .pt, or one model.safetensors. PyTorch is not needed, and none of
+the files' code is run: weights are read as tensors or not at all. DST must not exist; it
+appears whole or not at all, with the SHA-256 of every file it was made of.
 """
 
 import argparse
@@ -16,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from convert import release as release_lib
 from convert import (
   table_flow,
   table_lm,
@@ -25,30 +26,23 @@ from convert import (
   table_speech_tokenizer,
   table_vocoder,
 )
-from convert.engine import Converted, Tensors, convert, fold_weight_norm
+from convert.engine import Converted, Tensors, convert
 from convert.read_onnx import read_onnx
-from convert.read_pt import read_pt
 from convert.read_yaml import read_yaml
+from convert.release import TEXT_TOKENIZER, Release
+from convert.speaker_table import file_name, read_voices
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
 from cosyjax.errors import ConversionError, CosyError
+from cosyjax.inference.voice import Voice
 from cosyjax.text import TextTokenizer
 
-TEXT_TOKENIZER = "CosyVoice-BlankEN"
-FILES = {
-  "lm": "llm.pt",
-  "flow": "flow.pt",
-  "vocoder": "hift.pt",
-  "speech_tokenizer": "speech_tokenizer_v2.onnx",
-  "speaker": "campplus.onnx",
-}
 
-
-def convert_release(source: Path) -> tuple[config_lib.ModelConfig, dict[str, Converted]]:
-  """Reads and converts all five components of a release directory.
+def convert_release(source: Path | Release) -> tuple[config_lib.ModelConfig, dict[str, Converted]]:
+  """Reads and converts all five components of a release.
 
   Args:
-    source: the directory.
+    source: the directory, or what `find_release` found in it; its notes then say what was left out.
 
   Returns:
     The model's configuration, and per component the parameters with their counts.
@@ -57,18 +51,13 @@ def convert_release(source: Path) -> tuple[config_lib.ModelConfig, dict[str, Con
     ConversionError: a file is missing, or tensors do not fit (all of them are listed).
     UnsafeFileError: a weight file asks for more than tensors.
   """
-  wanted = [*FILES.values(), "cosyvoice2.yaml", f"{TEXT_TOKENIZER}/config.json"]
-  missing = [name for name in wanted if not (source / name).is_file()]
-  if missing:
-    raise ConversionError(f"{source} is no CosyVoice 2 release: {', '.join(missing)} not found")
-  yaml = read_yaml(source / "cosyvoice2.yaml")
-  qwen = _read_json(source / TEXT_TOKENIZER / "config.json")
+  release = source if isinstance(source, Release) else release_lib.find_release(source)
+  yaml = read_yaml(release.settings)
+  qwen = _read_json(release.directory / TEXT_TOKENIZER / "config.json")
   tensors: dict[str, Tensors] = {
-    "lm": read_pt(source / FILES["lm"]),
-    "flow": read_pt(source / FILES["flow"]),
-    "vocoder": fold_weight_norm(_without_prefix(read_pt(source / FILES["vocoder"]), "generator.")),
-    "speech_tokenizer": table_speech_tokenizer.tensors(read_onnx(source / FILES["speech_tokenizer"])),
-    "speaker": table_speaker.tensors(read_onnx(source / FILES["speaker"])),
+    **{name: release_lib.read_weights(release, name) for name in release_lib.STEMS},
+    "speech_tokenizer": table_speech_tokenizer.tensors(read_onnx(release.files["speech_tokenizer"])),
+    "speaker": table_speaker.tensors(read_onnx(release.files["speaker"])),
   }
   config = config_lib.ModelConfig(
     lm=table_lm.config_of(qwen, tensors["lm"], yaml),
@@ -87,7 +76,7 @@ def convert_release(source: Path) -> tuple[config_lib.ModelConfig, dict[str, Con
   abstract = networks.abstract_params(config)
   results = {}
   for name in config_lib.COMPONENTS:
-    results[name] = convert(f"{name} ({FILES[name]})", tensors.pop(name), tables[name], abstract[name])
+    results[name] = convert(f"{name} ({release.files[name].name})", tensors.pop(name), tables[name], abstract[name])
   return config, results
 
 
@@ -103,26 +92,57 @@ def report(results: dict[str, Converted]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(prog="python -m convert.cosyvoice2", description=__doc__.split("\n")[0])
+  parser = argparse.ArgumentParser(
+    prog="python -m convert.cosyvoice2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("source", type=Path, metavar="SRC", help="official CosyVoice 2 directory")
   parser.add_argument("target", type=Path, metavar="DST", help="model directory to make")
+  parser.add_argument("--llm", type=Path, metavar="FILE", help="language model in place of llm.pt, such as llm.rl.pt")
   args = parser.parse_args(argv)
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   start = time.perf_counter()
   try:
     if args.target.exists() and any(args.target.iterdir()):
       raise ConversionError(f"{args.target} is there already; remove it or name another directory")
-    config, results = convert_release(args.source)
+    release = release_lib.find_release(args.source, args.llm)
+    config, results = convert_release(release)
     tokenizer = TextTokenizer.load(args.source / TEXT_TOKENIZER)
     if len(tokenizer) > config.lm.text_vocab:
       raise ConversionError(f"{len(tokenizer)} text ids do not fit the LM's {config.lm.text_vocab} embeddings")
-    checkpoint.save_model(args.target, config, {n: r.params for n, r in results.items()}, tokenizer.save)
+    voices = _voices(release, tokenizer, config)
+    source = {
+      "lm": release.files["lm"].name,
+      "files": release.digests,
+      "notes": release.notes,
+    }
+    checkpoint.save_model(
+      args.target, config, {n: r.params for n, r in results.items()}, tokenizer.save, source=source,
+      save_voices=lambda folder: [voice.save(folder / name) for name, voice in voices.items()],
+    )  # fmt: skip
   except CosyError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   print(report(results))
+  for note in release.notes:
+    print(note)
   print(f"wrote {args.target} in {time.perf_counter() - start:.1f} s")
   return 0
+
+
+def _voices(release: Release, tokenizer: TextTokenizer, config: config_lib.ModelConfig) -> dict[str, Voice]:
+  """File name -> voice, of a release's table of speakers."""
+  if release.voices is None:
+    return {}
+  found = read_voices(release.voices, tokenizer, config.speaker.embedding, config.flow.mel_bins)
+  voices: dict[str, Voice] = {}
+  for speaker, voice in found.items():
+    name = file_name(speaker)
+    if name in voices:
+      raise ConversionError(f"{release.voices}: two speakers would be voices/{name}, one of them {speaker!r}")
+    voices[name] = voice
+    what = f"{voice.seconds:.1f} s of prompt" if len(voice.tokens_U) else "the speaker vector alone"
+    release.notes.append(f"{release.voices.name}: speaker {speaker!r} is voices/{name} ({what})")
+  return voices
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -133,11 +153,6 @@ def _read_json(path: Path) -> dict[str, Any]:
   if not isinstance(data, dict):
     raise ConversionError(f"{path}: expected an object, found {type(data).__name__}")
   return data
-
-
-def _without_prefix(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
-  """Vocoder checkpoints of a training run put the generator's tensors below `generator.`."""
-  return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 if __name__ == "__main__":

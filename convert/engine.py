@@ -19,48 +19,46 @@ from cosyjax.errors import ConversionError
 from cosyjax.layers.basic import unbox
 
 Tensors = dict[str, np.ndarray]
-Transform = Callable[[np.ndarray], np.ndarray]
 
 
-# Transforms. PyTorch keeps outputs first and channels before time; Flax the reverse.
-def copy(w: np.ndarray) -> np.ndarray:
-  return w
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """A rearrangement of a tensor's numbers, and its inverse: PyTorch's order to Flax's, and back."""
+
+  forward: Callable[[np.ndarray], np.ndarray]
+  backward: Callable[[np.ndarray], np.ndarray]
+
+  def __call__(self, w: np.ndarray) -> np.ndarray:
+    return self.forward(w)
 
 
-def linear(w: np.ndarray) -> np.ndarray:
-  """[out, in] -> [in, out]."""
-  return w.T
-
-
-def conv1d(w: np.ndarray) -> np.ndarray:
-  """[out, in, time] -> [time, in, out]."""
-  return w.transpose(2, 1, 0)
-
-
-def conv1d_transposed(w: np.ndarray) -> np.ndarray:
-  """[in, out, time] of a transposed convolution -> [time, in, out], flipped in time."""
-  return w.transpose(2, 0, 1)[::-1]
-
-
-def pointwise(w: np.ndarray) -> np.ndarray:
-  """[out, in, 1] of a convolution of one frame -> [in, out] of a dense layer."""
-  return w[:, :, 0].T
+# PyTorch keeps outputs first and channels before time; Flax the reverse.
+copy = Transform(lambda w: w, lambda w: w)
+linear = Transform(lambda w: w.T, lambda w: w.T)  # [out, in] -> [in, out]
+conv1d = Transform(lambda w: w.transpose(2, 1, 0), lambda w: w.transpose(2, 1, 0))  # [out, in, time] -> [time, in, out]
+# [in, out, time] of a transposed convolution -> [time, in, out], flipped in time.
+conv1d_transposed = Transform(lambda w: w.transpose(2, 0, 1)[::-1], lambda w: w[::-1].transpose(1, 2, 0))
+# [out, in, 1] of a convolution of one frame -> [in, out] of a dense layer.
+pointwise = Transform(lambda w: w[:, :, 0].T, lambda w: w.T[:, :, None])
 
 
 def heads_out(count: int) -> Transform:
   """[heads*dim, in] -> [in, heads, dim]; a bias [heads*dim] -> [heads, dim]."""
 
-  def apply(w: np.ndarray) -> np.ndarray:
+  def forward(w: np.ndarray) -> np.ndarray:
     if w.ndim == 1:
       return w.reshape(count, -1)
     return w.T.reshape(w.shape[1], count, -1)
 
-  return apply
+  def backward(w: np.ndarray) -> np.ndarray:
+    return w.reshape(-1) if w.ndim == 2 else w.reshape(w.shape[0], -1).T
+
+  return Transform(forward, backward)
 
 
 def heads_in(count: int) -> Transform:
   """[out, heads*dim] -> [heads, dim, out]."""
-  return lambda w: w.T.reshape(count, -1, w.shape[0])
+  return Transform(lambda w: w.T.reshape(count, -1, w.shape[0]), lambda w: w.reshape(-1, w.shape[-1]).T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Rule:
 
   pattern: str
   path: str
-  transform: Transform = copy
+  transform: Callable[[np.ndarray], np.ndarray] = copy  # a `Transform` where the way back is needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +111,19 @@ def fold_weight_norm(tensors: Mapping[str, np.ndarray]) -> Tensors:
       elif stem + ".weight" in out:
         problems.append(f"duplicate: {stem}.weight beside {stem + v_end}")
       else:
-        v64 = v.astype(np.float64)
-        norm = np.sqrt(np.sum(v64**2, axis=tuple(range(1, v.ndim)), keepdims=True))
-        out[stem + ".weight"] = (v64 * (g.astype(np.float64) / norm)).astype(np.float32)
+        v64, norm = v.astype(np.float64), weight_norm(v)
+        # A length that is the direction's own, rounded, changes nothing: what `split_weight_norm` wrote comes back.
+        with np.errstate(divide="ignore", invalid="ignore"):
+          scale = np.where(norm.astype(np.float32) == g, 1.0, g.astype(np.float64) / norm)
+        out[stem + ".weight"] = (v64 * scale).astype(np.float32)
   if problems:
     raise ConversionError("weight norm:\n  " + "\n  ".join(problems))
   return out
+
+
+def weight_norm(v: np.ndarray) -> np.ndarray:
+  """Norm over every axis but the first (PyTorch's `dim=0`), axes kept, float64."""
+  return np.sqrt(np.sum(np.square(v.astype(np.float64)), axis=tuple(range(1, v.ndim)), keepdims=True))
 
 
 def convert(component: str, tensors: Mapping[str, np.ndarray], table: Table, abstract: Any) -> Converted:

@@ -17,6 +17,7 @@ import numpy as np
 
 from convert import table_lm
 from convert.engine import Converted, Table, Tensors, convert
+from convert.read_safetensors import read_safetensors
 from cosyjax.config import LMConfig
 from cosyjax.errors import ConversionError
 
@@ -70,7 +71,7 @@ def read_tensors(directory: str | Path) -> Tensors:
   directory = Path(directory)
   single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
   if single.is_file():
-    return _read_file(single)
+    return read_safetensors(single)
   if not index.is_file():
     raise ConversionError(f"{directory} holds neither {single.name} nor {index.name}")
   places = read_json(index).get("weight_map")
@@ -80,7 +81,7 @@ def read_tensors(directory: str | Path) -> Tensors:
   for name in sorted(set(places.values())):
     if Path(name).name != name or not name.endswith(".safetensors"):
       raise ConversionError(f"{index}: {name!r} is not the name of a safetensors file beside it")
-    out |= _read_file(directory / name)
+    out |= read_safetensors(directory / name)
   if out.keys() != places.keys():
     wrong = sorted(out.keys() ^ places.keys())
     raise ConversionError(f"{index} and the files it names disagree on {len(wrong)} tensors: {wrong[:8]}")
@@ -119,18 +120,3 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(data, dict):
     raise ConversionError(f"{path}: expected a JSON object")
   return data
-
-
-def _read_file(path: Path) -> Tensors:
-  """Tensors of one file. The package checks sizes, offsets and the header before any memory is taken."""
-  from safetensors import SafetensorError, safe_open
-
-  try:
-    with safe_open(path, framework="np") as file:
-      found = {name: file.get_tensor(name) for name in list(file.keys())}
-  except (OSError, SafetensorError, ValueError, TypeError) as error:
-    raise ConversionError(f"{path} is no whole safetensors file: {error}") from error
-  wrong = [name for name, x in found.items() if str(x.dtype) not in ("float64", "float32", "float16", "bfloat16")]
-  if wrong:
-    raise ConversionError(f"{path}: expected floating point tensors, found others: {wrong[:8]}")
-  return {name: np.asarray(x, np.float32) for name, x in found.items()}

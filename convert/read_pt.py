@@ -30,7 +30,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # around the 
 _RESAVE = 'save it again as torch.save(torch.load(PATH, map_location="cpu", weights_only=True), NEW_PATH)'
 
 
-def read_pt(path: str | Path) -> dict[str, np.ndarray]:
+def read_pt(path: str | Path, *, empty: bool = False) -> dict[str, np.ndarray]:
   """Tensors of a checkpoint by name.
 
   Floating point comes out as float32, integers and booleans as they are. Dicts in dicts are
@@ -39,6 +39,7 @@ def read_pt(path: str | Path) -> dict[str, np.ndarray]:
 
   Args:
     path: written by `torch.save` of PyTorch 1.6 or later.
+    empty: whether a file without tensors is one too.
 
   Returns:
     Name -> array (read-only where it shares the file's bytes).
@@ -52,9 +53,12 @@ def read_pt(path: str | Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
       archive = _Archive(path, file)
       root = load(path, archive.pickle())
-      return _materialise(path, archive, root)
+      tensors = _materialise(path, archive, root)
   except OSError as error:
     raise ConversionError(f"{path} cannot be read: {error}") from error
+  if not tensors and not empty:
+    raise ConversionError(f"{path} holds no tensors")
+  return tensors
 
 
 # The zip.
@@ -167,8 +171,6 @@ def _materialise(path: Path, archive: _Archive, root: Any) -> dict[str, np.ndarr
   if skipped:
     shown = ", ".join(skipped[:8]) + (f" and {len(skipped) - 8} more" if len(skipped) > 8 else "")
     log.warning("%s: left out, since they are no tensors: %s", path, shown)
-  if not out:
-    raise ConversionError(f"{path} holds no tensors")
   return out
 
 

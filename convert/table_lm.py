@@ -13,12 +13,12 @@ _SPEECH = "speech_embedding.weight"
 
 def _heads_out(count: int) -> Transform:
   """[heads*dim, in] -> [heads, dim, in], outputs first as they are; a bias likewise."""
-  return lambda w: w.reshape(count, -1, *w.shape[1:])
+  return Transform(lambda w: w.reshape(count, -1, *w.shape[1:]), lambda w: w.reshape(-1, *w.shape[2:]))
 
 
 def _heads_in(count: int) -> Transform:
   """[out, heads*dim] -> [out, heads, dim]."""
-  return lambda w: w.reshape(w.shape[0], count, -1)
+  return Transform(lambda w: w.reshape(w.shape[0], count, -1), lambda w: w.reshape(w.shape[0], -1))
 
 
 def table(config: LMConfig) -> Table:

@@ -10,6 +10,9 @@ from convert.engine import Rule, Table, conv1d, conv1d_transposed, linear
 from cosyjax.config import SAMPLE_RATE, VocoderConfig
 from cosyjax.errors import ConversionError
 
+# Weights with weight norm, of which `hift.pt` has length and direction.
+WEIGHT_NORM = r"(conv_pre|conv_post|ups\.\d+|(source_)?resblocks\..*|f0_predictor\.condnet\.\d+)\.weight"
+
 
 def table(config: VocoderConfig) -> Table:
   """Rules from `hift.pt` to the parameters of `cosyjax.vocoder.hift.Vocoder`."""

@@ -29,6 +29,9 @@ def save_model(
   config: config_lib.ModelConfig,
   params: Mapping[str, Any],
   save_tokenizer: Callable[[Path], None],
+  *,
+  save_voices: Callable[[Path], None] | None = None,
+  source: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a model directory beside its target, then renames it into place.
 
@@ -37,6 +40,8 @@ def save_model(
     config: sizes of all components.
     params: component name -> parameter tree, all of `config.COMPONENTS`.
     save_tokenizer: writes the text tokenizer's files into the directory it is given.
+    save_voices: writes voice profiles into the directory it is given; none if None.
+    source: what the model was made of, ready for JSON; kept in `config.json`.
 
   Raises:
     OutputError: the target is in the way or cannot be written; nothing is left behind.
@@ -50,10 +55,14 @@ def save_model(
     raise OutputError(f"{path} is already there and not an empty directory; name another or remove it")
   with whole(path, directory=True) as work:
     info = {"format": FORMAT, "model": config_lib.to_dict(config)}
+    if source is not None:
+      info["source"] = dict(source)
     (work / "config.json").write_text(json.dumps(info, indent=2) + "\n")
     (work / "text_tokenizer").mkdir()
     save_tokenizer(work / "text_tokenizer")
     (work / "voices").mkdir()
+    if save_voices is not None:
+      save_voices(work / "voices")
     items = {name: ocp.args.StandardSave(jax.tree.map(np.asarray, tree)) for name, tree in params.items()}
     with _quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
       checkpointer.save(work / "params", ocp.args.Composite(**items))
