@@ -85,8 +85,6 @@ def export(directory: Path, out: Path, release: Path | None = None, formats: tup
     ConversionError: `out` is there, or the release's graphs are other networks.
     OutputError: it cannot be written.
   """
-  from safetensors.numpy import save_file
-
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ConversionError(f"{out} is there already; remove it or name another directory")
   config = checkpoint.load_config(directory)
@@ -100,13 +98,13 @@ def export(directory: Path, out: Path, release: Path | None = None, formats: tup
       if "pt" in formats:
         write_pt(work / f"{stem}.pt", tensors)
       if "safetensors" in formats:
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, work / f"{stem}.safetensors")
+        _save(work / f"{stem}.safetensors", tensors)
       size = sum(t.size for t in tensors.values())
       notes.append(f"{stem}: {len(tensors)} tensors, {size:,} numbers")
       if component == "lm":
         (work / TEXT_TOKENIZER).mkdir()
         stack = {n.removeprefix(_QWEN): t for n, t in tensors.items() if n.startswith(_QWEN) and n != _HEAD}
-        save_file(stack, work / TEXT_TOKENIZER / "model.safetensors", metadata={"format": "pt"})
+        _save(work / TEXT_TOKENIZER / "model.safetensors", stack)
     write_whole(work / "cosyvoice2.yaml", cosyvoice2_yaml(config))
     write_whole(work / TEXT_TOKENIZER / "config.json", json.dumps(qwen_config(config), indent=2) + "\n")
     tokenizer.save(work / TEXT_TOKENIZER)
@@ -143,6 +141,13 @@ def main(argv: list[str] | None = None) -> int:
   print("\n".join(notes))
   print(f"wrote {args.out} in {time.perf_counter() - start:.1f} s")
   return 0
+
+
+def _save(path: Path, tensors: Tensors) -> None:
+  from safetensors.numpy import save_file
+
+  save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path, metadata={"format": "pt"})
+  path.chmod(0o644)  # the package makes files for their owner alone
 
 
 def _check_graph(path: Path, component: str, config: config_lib.ModelConfig, params: Any, abstract: Any) -> None:

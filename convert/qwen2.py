@@ -1,13 +1,18 @@
 """Initial weights of the text-speech model from a Qwen2 or Qwen2.5 directory.
 
+  python -m train.lm --qwen DIR ... starts a training from them
+  python -m convert.qwen2 DIR      says whether it can start one, and of what size
+
 The directory is what the model hub hands out: config.json and model.safetensors, or several
 files of that kind with model.safetensors.index.json. Its text embedding and its stack are read;
 the speech embedding, the special tokens and the speech head have no counterpart and stay fresh.
 A safetensors file holds tensors and nothing that could run.
 """
 
+import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +23,10 @@ import numpy as np
 from convert import table_lm
 from convert.engine import Converted, Table, Tensors, convert
 from convert.read_safetensors import read_safetensors
+from cosyjax import config as config_lib
+from cosyjax import networks
 from cosyjax.config import LMConfig
-from cosyjax.errors import ConversionError
+from cosyjax.errors import ConversionError, CosyError
 
 PARTS = ("text_embedding", "stack")  # of the model's parameters, what Qwen2 gives
 _PREFIX = "llm.model."  # under which a CosyVoice 2 checkpoint holds the same tensors
@@ -120,3 +127,48 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(data, dict):
     raise ConversionError(f"{path}: expected a JSON object")
   return data
+
+
+def lm_config(directory: Path) -> LMConfig:
+  """Configuration of the language model that a directory's weights can start.
+
+  Raises:
+    ConversionError: files are missing or damaged, or it is no plain Qwen2.
+  """
+  theirs = read_json(directory / "config.json")
+  rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+  sizes = {ours: theirs.get(name) for name, ours in _FIELDS.items()}
+  sizes |= {"rope_theta": theirs.get("rope_theta", rope.get("rope_theta")), "text_vocab": theirs.get("vocab_size")}
+  wrong = [name for name, value in sizes.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+  if wrong:
+    raise ConversionError(f"{directory / 'config.json'}: expected numbers for {wrong}, found none")
+  config = dataclasses.replace(LMConfig(), **sizes)
+  check_config(theirs, config, directory)
+  return config
+
+
+def main(argv: list[str] | None = None) -> int:
+  style = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(prog="python -m convert.qwen2", description=__doc__, formatter_class=style)
+  parser.add_argument("directory", type=Path, metavar="DIR", help="Qwen2 or Qwen2.5 directory")
+  args = parser.parse_args(argv)
+  try:
+    config = lm_config(args.directory)
+    whole = dataclasses.replace(config_lib.cosyvoice2(), lm=config)
+    abstract = networks.abstract_params(whole)["lm"]
+    found = read(args.directory, config, {name: abstract[name] for name in PARTS})
+  except CosyError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  print(
+    f"{args.directory}: {found.tensors_read} tensors, {found.parameters:,} parameters can start a language model of"
+  )
+  for name in (*_FIELDS.values(), "rope_theta", "text_vocab"):
+    print(f"  lm.{name}={getattr(config, name):g}" if name == "rope_theta" else f"  lm.{name}={getattr(config, name)}")
+  if found.ignored:
+    print(f"not read: {', '.join(found.ignored)}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -123,3 +123,19 @@ def test_damaged_and_hostile_files(tmp_path, tensors):
     index.write_text(json.dumps({"weight_map": places}))
     with pytest.raises(ConversionError, match=message):
       qwen2.read_tensors(directory)
+
+
+def test_program_says_what_can_be_started(tmp_path, tensors, capsys):
+  assert qwen2.main([str(write(tmp_path / "good", tensors))]) == 0
+  out = capsys.readouterr().out
+  assert f"{len(tensors)} tensors" in out and "lm.width=64" in out and "lm.text_vocab=512" in out
+  for name, settings, said in (
+    ("kind", SETTINGS | {"model_type": "llama"}, "expected qwen2"),
+    ("size", SETTINGS | {"num_hidden_layers": 4}, "nothing fills"),
+    ("none", {"model_type": "qwen2"}, "expected numbers for"),
+  ):
+    assert qwen2.main([str(write(tmp_path / name, tensors, settings))]) == 1
+    assert said in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    qwen2.main(["--help"])
+  assert "Qwen2.5 directory" in capsys.readouterr().out
