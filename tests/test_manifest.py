@@ -1,4 +1,4 @@
-"""Manifests: every bad row is refused with file and line, good ones become utterances."""
+"""Manifests: every bad entry is refused with file and line, good ones become utterances."""
 
 import base64
 import io
@@ -124,7 +124,7 @@ def test_bad_rows_are_listed_together(folder):
   with pytest.raises(DataError) as error:
     manifest.read_manifest(file)
   first, *lines = str(error.value).splitlines()
-  assert first == "30 of 31 rows cannot be used:"
+  assert first == "30 of 31 entries cannot be used:"
   assert len(lines) == manifest.MAX_SHOWN + 1 and lines[-1] == "... and 10 more"
   assert [f":{n}: " in line for n, line in enumerate(lines[:-1], 2)] == [True] * manifest.MAX_SHOWN
 
@@ -144,7 +144,7 @@ def test_audio_may_be_checked_later(folder):
 def test_no_manifest(folder):
   with pytest.raises(DataError, match="expected a manifest of JSON lines"):
     manifest.read_manifest(folder / "none.jsonl")
-  with pytest.raises(DataError, match="at least one row"):
+  with pytest.raises(DataError, match="at least one entry"):
     manifest.read_manifest(written(folder, [b""]))
 
 
@@ -159,7 +159,7 @@ def test_folder(tmp_path):
   assert [each["speaker"] for each in rows] == ["bob", "bob", tmp_path.name]
   assert rows[0]["text"] == "This is a." and rows[0]["audio"] == "bob/a.flac" and rows[0]["language"] == "en"
   assert {each["speaker"] for each in manifest.manifest_of_folder(tmp_path, language="en", speaker="x")} == {"x"}
-  checked = manifest.check_rows([("here", each, str(tmp_path)) for each in rows])
+  checked = manifest.check_entries([("here", each, str(tmp_path)) for each in rows])
   assert len(checked) == 3
 
   (tmp_path / "bob" / "a.txt").unlink()

@@ -6,8 +6,8 @@
 
 A manifest has one JSON object in a line: id, audio (path, relative to the manifest; WAV, FLAC or Opus) or
 audio_bytes (base64), text, speaker, language, and instruction if there is one. A folder holds recordings, each
-with a .txt of the same name beside it; the speaker is the name of the subfolder, or --speaker. Every row is
-checked and every recording decoded before anything is written; bad rows are listed with file and line.
+with a .txt of the same name beside it; the speaker is the name of the subfolder, or --speaker. Every entry is
+checked and every recording decoded before anything is written; bad entries are listed with file and line.
 
 With Apache Beam (pip install apache-beam; here the direct runner) the recordings are read by the workers:
 
@@ -92,8 +92,10 @@ def gather(args: argparse.Namespace) -> dict[str, list]:
   if args.manifest:
     train = manifest.read_manifest(*args.manifest, **checks)
   elif args.folder:
-    rows = manifest.manifest_of_folder(args.folder, language=args.language, speaker=args.speaker)
-    train = manifest.check_rows([(str(args.folder / row["audio"]), row, str(args.folder)) for row in rows], **checks)
+    entries = manifest.manifest_of_folder(args.folder, language=args.language, speaker=args.speaker)
+    train = manifest.check_entries(
+      [(str(args.folder / entry["audio"]), entry, str(args.folder)) for entry in entries], **checks
+    )
   else:
     fields = tfds_fields(args) if args.fields else None
     train = adapter.recordings(Path(args.tfds).expanduser(), args.tfds_split, fields=fields, limits=limits)

@@ -76,15 +76,15 @@ class Recording:
       DataError: a damaged record, empty text, or audio that is damaged or not within limits.
     """
     source = _source(self.directory, self.split)
-    where, row = f"{self.directory}: {self.split}[{self.index}]", source.read(self.index)
+    where, record = f"{self.directory}: {self.split}[{self.index}]", source.read(self.index)
     texts = {"id": f"{self.split}-{self.index:07d}"}
     for name in ("id", "text", "speaker", "language", "instruction"):
       field = getattr(self.fields, name)
       if field:
-        texts[name] = field[1:] if field.startswith("=") else source.string(row, field, where)
+        texts[name] = field[1:] if field.startswith("=") else source.string(record, field, where)
       if name != "instruction" and not texts[name].strip():
         raise DataError(f"{where}: expected a {name} that is not empty, found {texts[name]!r}")
-    audio = source.audio(row, self.fields, where)
+    audio = source.audio(record, self.fields, where)
     seconds, rate = measure(audio, where, self.limits)
     return {**texts, "audio": audio, "seconds": seconds, "rate": rate}
 
@@ -163,9 +163,9 @@ class _Source:
     except Exception as error:  # the reader's C++ raises several types
       raise DataError(f"{shard.path}: expected record {i - shard.first}, found a damaged one ({error})") from error
 
-  def string(self, row: Mapping[str, Any], field: str, where: str) -> str:
+  def string(self, record: Mapping[str, Any], field: str, where: str) -> str:
     """A text, the name of a class, or a number as text."""
-    [value] = _values(row[field]) or [b""]
+    [value] = _values(record[field]) or [b""]
     if isinstance(value, bytes):
       try:
         return value.decode()
@@ -176,13 +176,13 @@ class _Source:
       raise DataError(f"{where}: expected a class below {len(names)} as {field!r}, found {value}")
     return names[value] if names else str(value)
 
-  def audio(self, row: Mapping[str, Any], fields: Fields, where: str) -> bytes:
+  def audio(self, record: Mapping[str, Any], fields: Fields, where: str) -> bytes:
     """FLAC bytes of samples; an encoded file as it is."""
     import soundfile
 
     feature = self.features[fields.audio]
     dimensions = feature.get("audio", feature.get("tensor", {})).get("shape", {}).get("dimensions", ["-1"])
-    values = _values(row[fields.audio])
+    values = _values(record[fields.audio])
     if len(values) == 1 and isinstance(values[0], bytes):
       return values[0]
     wave = np.asarray(values)

@@ -276,15 +276,15 @@ def _shard_index(directory: Path, split: str, shards: list[Shard], n: int) -> di
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     pass  # none yet, or damaged: it is made again
   reader = open_shard(shard)
-  rows = []
+  found = []
   for place in range(shard.count):  # one at a time: a shard's audio need not fit in memory
     try:
       [record] = reader.read([place])
     except Exception as error:
       raise DataError(f"{shard.path}: expected record {place}, found a damaged one ({error})") from error
     example = parse_example(record, f"{shard.path}: record {place}")
-    rows.append((example["seconds"], example["speaker"], example["language"], example["id"]))
-  seconds, speaker, language, name = zip(*rows, strict=True)
+    found.append((example["seconds"], example["speaker"], example["language"], example["id"]))
+  seconds, speaker, language, name = zip(*found, strict=True)
   strings = {"speaker": np.array(speaker), "language": np.array(language), "id": np.array(name)}
   index = {"seconds": np.array(seconds, np.float32), **strings}
   _save(file, index | {"size": np.int64(size)})

@@ -1,11 +1,11 @@
-"""Manifests: JSON lines that describe recordings, checked row by row before anything is built from them.
+"""Manifests: JSON lines that describe recordings, checked entry by entry before anything is built from them.
 
-A row is one object:
+An entry is one object:
 
   {"id": "a1", "audio": "wav/a1.flac", "text": "Good morning.", "speaker": "anna", "language": "en"}
 
 `audio` is the path of a WAV, FLAC or Opus file, relative to the manifest; `audio_bytes`, in its place, is
-such a file in base64. `instruction` (optional) says how the text is spoken. Every bad row is refused, with
+such a file in base64. `instruction` (optional) says how the text is spoken. Every bad entry is refused, with
 file and line.
 """
 
@@ -25,7 +25,7 @@ from cosyjax.errors import AudioError, DataError
 
 MIN_SECONDS = 0.3  # a shorter recording holds no word
 MAX_SECONDS = 60.0  # a longer one should be cut at its pauses first
-MAX_SHOWN = 20  # bad rows in one message
+MAX_SHOWN = 20  # bad entries in one message
 
 _REQUIRED = ("id", "text", "speaker", "language")
 _FIELDS = {*_REQUIRED, "audio", "audio_bytes", "instruction"}
@@ -127,43 +127,43 @@ def read_manifest(
   threads: int = 8,
   progress: Callable[..., Iterable] = lambda results, total: results,
 ) -> list[Utterance]:
-  """Reads manifests and checks every row of them.
+  """Reads manifests and checks every entry of them.
 
   Args:
     files: JSON lines; ids are unique over all of them. May lie in a bucket (gs://...).
     limits: shortest and longest recording that is accepted, s.
     check_audio: decode every recording now; otherwise `Utterance.example` does, later or elsewhere.
     threads: decoding at once.
-    progress: wraps the results, one for each good row, of which there are `total`: a progress bar such as tqdm.
+    progress: wraps the results, one for each good entry, of which there are `total`: a progress bar such as tqdm.
 
   Returns:
-    Utterances in the order of the rows.
+    Utterances in the order of the entries.
 
   Raises:
-    DataError: lists every bad row up to `MAX_SHOWN`: FILE:LINE: what is wrong, expected, found.
+    DataError: lists every bad entry up to `MAX_SHOWN`: FILE:LINE: what is wrong, expected, found.
   """
-  rows: list[tuple[str, Any, str]] = []
+  entries: list[tuple[str, Any, str]] = []
   for file in files:
-    rows += _lines(file)
-  return check_rows(rows, limits=limits, check_audio=check_audio, threads=threads, progress=progress)
+    entries += _lines(file)
+  return check_entries(entries, limits=limits, check_audio=check_audio, threads=threads, progress=progress)
 
 
-def check_rows(
-  rows: Sequence[tuple[str, Any, str]],
+def check_entries(
+  entries: Sequence[tuple[str, Any, str]],
   *,
   limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS),
   check_audio: bool = True,
   threads: int = 8,
   progress: Callable[..., Iterable] = lambda results, total: results,
 ) -> list[Utterance]:
-  """As `read_manifest`, of rows already parsed: (where, row, folder of relative audio paths)."""
+  """As `read_manifest`, of entries already parsed: (where, entry, folder of relative audio paths)."""
   good: list[Utterance] = []
   bad: list[tuple[int, str]] = []
   seen: dict[str, str] = {}
   places: list[int] = []
-  for n, (where, row, folder) in enumerate(rows):
+  for n, (where, entry, folder) in enumerate(entries):
     try:
-      utterance = _utterance(row, where, folder, limits)
+      utterance = _utterance(entry, where, folder, limits)
       if utterance.id in seen:
         raise DataError(f"{where}: expected an id of its own, found {utterance.id!r} of {seen[utterance.id]} again")
     except DataError as error:
@@ -177,9 +177,9 @@ def check_rows(
       # In portions, because a pool takes on all that it is given: a corpus of millions.
       checked = itertools.chain.from_iterable(pool.map(_audio_fault, part) for part in _portions(good, 1024))
       bad += [(n, fault) for n, fault in zip(places, progress(checked, total=len(good)), strict=True) if fault]
-  refuse([fault for _, fault in sorted(bad)], len(rows))
+  refuse([fault for _, fault in sorted(bad)], len(entries))
   if not good:
-    raise DataError("manifest: expected at least one row, found none")
+    raise DataError("manifest: expected at least one entry, found none")
   return good
 
 
@@ -204,14 +204,14 @@ def manifest_of_folder(folder: str | Path, *, language: str, speaker: str | None
   files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
   audio = [path for path in files if path.suffix.lower() in _SUFFIXES]
   texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-  rows: dict[str, dict[str, str]] = {}
+  entries: dict[str, dict[str, str]] = {}
   bad = []
   for path in audio:
     name, text = path.relative_to(folder).with_suffix("").as_posix(), texts.get(path.with_suffix(""))
     if text is None:
       bad.append(f"{path}: expected a transcript {path.with_suffix('.txt').name} beside it, found none")
-    elif name in rows:
-      bad.append(f"{path}: expected one recording of this name, found {rows[name]['audio']} too")
+    elif name in entries:
+      bad.append(f"{path}: expected one recording of this name, found {entries[name]['audio']} too")
     else:
       try:
         said = " ".join(text.read_text(encoding="utf-8-sig").split())
@@ -220,28 +220,28 @@ def manifest_of_folder(folder: str | Path, *, language: str, speaker: str | None
         continue
       who = speaker or (path.parent.name if path.parent != folder else folder.resolve().name)
       audio_path = path.relative_to(folder).as_posix()
-      rows[name] = {"id": name, "audio": audio_path, "text": said, "speaker": who, "language": language}
+      entries[name] = {"id": name, "audio": audio_path, "text": said, "speaker": who, "language": language}
   heard = {path.with_suffix("") for path in audio}
   bad += [f"{path}: expected a recording of the same name beside it, found none" for path in texts.values()
           if path.with_suffix("") not in heard]  # fmt: skip
   refuse(bad, len(audio))
-  if not rows:
+  if not entries:
     raise DataError(f"{folder}: expected recordings ({', '.join(_SUFFIXES)}) with transcripts (.txt), found none")
-  return [rows[name] for name in sorted(rows)]
+  return [entries[name] for name in sorted(entries)]
 
 
-def refuse(faults: list[str], rows: int) -> None:
+def refuse(faults: list[str], entries: int) -> None:
   """Raises DataError with the first `MAX_SHOWN` faults, if there are any."""
   if not faults:
     return
   if len(faults) == 1:
     raise DataError(faults[0])
   more = [f"... and {len(faults) - MAX_SHOWN} more"] if len(faults) > MAX_SHOWN else []
-  raise DataError("\n".join([f"{len(faults)} of {rows} rows cannot be used:", *faults[:MAX_SHOWN], *more]))
+  raise DataError("\n".join([f"{len(faults)} of {entries} entries cannot be used:", *faults[:MAX_SHOWN], *more]))
 
 
 def _lines(file: str | Path) -> Iterator[tuple[str, Any, str]]:
-  """(FILE:LINE, parsed row or the DataError that it gave, folder of the file)."""
+  """(FILE:LINE, parsed entry or the DataError that it gave, folder of the file)."""
   from etils import epath
 
   path = epath.Path(file)
@@ -254,29 +254,29 @@ def _lines(file: str | Path) -> Iterator[tuple[str, Any, str]]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+      entry = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
-      row = DataError(f"{where}: expected UTF-8, found byte {line[error.start]:#04x} at {error.start}")
+      entry = DataError(f"{where}: expected UTF-8, found byte {line[error.start]:#04x} at {error.start}")
     except (json.JSONDecodeError, RecursionError) as error:
-      row = DataError(f"{where}: expected a JSON object, found what is not JSON ({error})")
+      entry = DataError(f"{where}: expected a JSON object, found what is not JSON ({error})")
     except _TwiceError as error:
-      row = DataError(f"{where}: expected each field once, found {error.args[0]!r} again")
-    yield where, row, str(path.parent)
+      entry = DataError(f"{where}: expected each field once, found {error.args[0]!r} again")
+    yield where, entry, str(path.parent)
 
 
-def _utterance(row: Any, where: str, folder: str, limits: tuple[float, float]) -> Utterance:
-  if isinstance(row, DataError):
-    raise row
-  if not isinstance(row, dict):
-    raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
-  if unknown := sorted(set(row) - _FIELDS):
+def _utterance(entry: Any, where: str, folder: str, limits: tuple[float, float]) -> Utterance:
+  if isinstance(entry, DataError):
+    raise entry
+  if not isinstance(entry, dict):
+    raise DataError(f"{where}: expected a JSON object, found {type(entry).__name__}")
+  if unknown := sorted(set(entry) - _FIELDS):
     raise DataError(f"{where}: expected fields {', '.join(sorted(_FIELDS))}; found {', '.join(map(repr, unknown))}")
-  if missing := [name for name in _REQUIRED if name not in row]:
-    raise DataError(f"{where}: expected {', '.join(map(repr, missing))} too, found only {', '.join(sorted(row))}")
-  if ("audio" in row) == ("audio_bytes" in row):
-    found = "both" if "audio" in row else "neither"
+  if missing := [name for name in _REQUIRED if name not in entry]:
+    raise DataError(f"{where}: expected {', '.join(map(repr, missing))} too, found only {', '.join(sorted(entry))}")
+  if ("audio" in entry) == ("audio_bytes" in entry):
+    found = "both" if "audio" in entry else "neither"
     raise DataError(f"{where}: expected one of 'audio' and 'audio_bytes', found {found}")
-  for name, value in row.items():
+  for name, value in entry.items():
     if not isinstance(value, str):
       raise DataError(f"{where}: expected a string as {name!r}, found {type(value).__name__}")
     if name != "instruction" and not value.strip():
@@ -285,16 +285,16 @@ def _utterance(row: Any, where: str, folder: str, limits: tuple[float, float]) -
       value.encode()
     except UnicodeEncodeError:
       raise DataError(f"{where}: expected Unicode as {name!r}, found a half of a surrogate pair") from None
-  if "audio_bytes" in row:
+  if "audio_bytes" in entry:
     try:
-      audio = base64.b64decode(row["audio_bytes"], validate=True)
+      audio = base64.b64decode(entry["audio_bytes"], validate=True)
     except (binascii.Error, ValueError) as error:
       raise DataError(f"{where}: expected base64 as 'audio_bytes', found what is not ({error})") from None
   else:
     from etils import epath
 
-    audio = str(epath.Path(folder) / row["audio"])
-  texts = {name: row.get(name, "") for name in (*_REQUIRED, "instruction")}
+    audio = str(epath.Path(folder) / entry["audio"])
+  texts = {name: entry.get(name, "") for name in (*_REQUIRED, "instruction")}
   return Utterance(**texts, audio=audio, where=where, limits=limits)
 
 
