@@ -3,8 +3,9 @@
   python -m train.flow --config configs/flow_finetune.py --data CORPUS --out RUN --init MODEL_DIR
 
 The four masks stay, so that the fine-tuned voice streams too. The learning rate is the paper's, 1e-5, constant.
-A step is two minutes of audio; a thousand steps take some minutes on a GPU. Listen to the sounds of the evaluations,
-and stop where the validation loss is lowest: that checkpoint is kept.
+A step is two minutes of audio. The length is in epochs of the data at hand: half an hour of speech is 15 steps, and
+the run 750. Listen to the sounds of the evaluations; the checkpoint where the validation loss is lowest is kept, and
+exported.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from train.flow import Config, DataConfig
 
 def config() -> Config:
   return Config(
-    run=RunConfig(steps=1_000, eval_every=50, save_every=50, dtype="bfloat16", remat="full"),
+    run=RunConfig(steps=1_000, epochs=50.0, eval_every=50, save_every=50, dtype="bfloat16", remat="full"),
     flow=FlowConfig(),  # that of --init takes its place
     objective=FlowObjective(),
     data=DataConfig(seconds=120.0),

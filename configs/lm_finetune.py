@@ -5,8 +5,9 @@
 Each text begins with "Speaker X<|endofprompt|>", X as the manifest names its speaker; with
 `--set data.speaker_tag=unknown` with "unknown<|endofprompt|>", which keeps speakers apart from those that
 have a name, and with `data.speaker_tag=` with nothing. Instructions come from the manifest's field (2.6).
-The learning rate is the paper's, 1e-5, constant. Half an hour of one voice is about 60,000 tokens, two steps;
-a thousand steps take minutes on a GPU. Stop where the validation loss is lowest: that checkpoint is kept.
+The learning rate is the paper's, 1e-5, constant. The length is in epochs of the data at hand: half an hour of one
+voice is about 60,000 tokens, two steps, and the run 100 steps. The checkpoint where the validation loss is lowest is
+kept, and exported.
 """
 
 from cosyjax.config import LMConfig
@@ -17,10 +18,10 @@ from train.lm import Config, DataConfig
 
 def config() -> Config:
   return Config(
-    run=RunConfig(steps=1_000, eval_every=50, save_every=50, dtype="bfloat16", remat="full"),
+    run=RunConfig(steps=1_000, epochs=50.0, eval_every=10, save_every=10, dtype="bfloat16", remat="full"),
     lm=LMConfig(),  # that of --init takes its place
     data=DataConfig(rows=16, length=2048, speaker_tag="speaker"),
-    optim=OptimConfig(learning_rate=1e-5, warmup=50),
+    optim=OptimConfig(learning_rate=1e-5, warmup=10),
     mesh=MeshConfig(data=-1),
   )
 

@@ -19,6 +19,7 @@ import pytest
 from tests import golden_files
 
 jax.config.update("jax_default_matmul_precision", "float32")
+jax.config.update("jax_num_cpu_devices", 8)  # for the tests of meshes; all others compute on the first of them
 
 ASSETS = Path(__file__).parent.parent / "assets"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import CheckpointError
-from cosyjax.training.checkpoints import Checkpoints, find_damage, read_arrays
+from cosyjax.training.checkpoint_read import read_arrays
+from cosyjax.training.checkpoints import Checkpoints, find_damage
 
 
 def state(value):
@@ -81,7 +82,9 @@ def test_a_damaged_step_gives_way_to_the_one_before(saved, tmp_path, capsys):
   checkpoints.save(2, state(2), {"n": 2}, wait=True)  # the step comes round again
   assert checkpoints.restore(abstract)[0] == 2
   for step in (1, 2):
-    (root / f"0000000{step}" / "info.json").unlink()
+    (root / f"0000000{step}" / "info" / "metadata").unlink()
   with pytest.raises(CheckpointError) as caught:
     checkpoints.restore(abstract)
-  assert "00000001/info.json: missing" in str(caught.value) and "00000002/info.json: missing" in str(caught.value)
+  assert "00000001/info/metadata: missing" in str(caught.value) and "00000002/info/metadata: missing" in str(
+    caught.value
+  )

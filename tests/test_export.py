@@ -1,5 +1,7 @@
 """Runs to a model directory: every part arrives as inference reads it, and misfits are refused."""
 
+import argparse
+
 import jax
 import numpy as np
 import pytest
@@ -7,11 +9,13 @@ import pytest
 from configs import speaker as speaker_config
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.errors import CheckpointError, CosyError
+from cosyjax.errors import CheckpointError, ConfigError, CosyError
 from cosyjax.flow import flow_model as flow_lib
 from cosyjax.layers.stack import stack_layers
 from cosyjax.training.checkpoints import Checkpoints
-from train.export import PARTS, export
+from train import speaker, weights
+from train.export import export
+from train.weights import SETTINGS
 
 TINY = config_lib.tiny()
 
@@ -33,7 +37,7 @@ def runs(params, tmp_path_factory):
     "speech_tokenizer": {"params": {"tokenizer": params["speech_tokenizer"], "ctc_head": {"kernel": np.zeros(3)}}},
   }  # fmt: skip
   for name, state in states.items():
-    config = {PARTS[name].settings: config_lib.to_dict(getattr(TINY, name))}
+    config = {SETTINGS[name]: config_lib.to_dict(getattr(TINY, name))}
     config |= {"data": {"split_cjk": True}, "speaker": 0} if name == "lm" else {}
     checkpoints = Checkpoints(folder / name / "checkpoints", config=config)
     for step in (1, 2) if name == "lm" else (2,):
@@ -69,7 +73,7 @@ def test_an_earlier_step_and_a_base(runs, params, tmp_path):
   ("wrong", "says"),
   [
     ({"lm": "flow"}, "a run of another trainer"),
-    ({"flow": "nothing"}, "expected a checkpoint, found"),
+    ({"flow": "nothing"}, "nothing: no such folder"),
   ],
 )
 def test_what_is_no_run_of_that_part_is_refused(runs, tmp_path, wrong, says):
@@ -100,3 +104,46 @@ def test_other_numbers_of_codes_and_speakers_reach_the_random_rest(tmp_path):
   export(tmp_path / "model", {"speech_tokenizer": tmp_path / "run"}, rest="tiny")
   config = checkpoint.load_config(tmp_path / "model")
   assert config.lm.speech_codes == config.flow.codes == 81
+
+
+def flags(init, step=None, last=False):
+  return argparse.Namespace(init=init, init_step=step, init_last=last)
+
+
+def test_runs_start_from_runs_and_from_model_directories(runs, params, tmp_path, capsys):
+  fresh = {"speech_tokenizer": {"tokenizer": 0, "ctc_head": 1, "decoder": 2}}
+  for name, run in runs.items():
+    args = flags(run)
+    assert weights.sizes(args, name, None) == getattr(TINY, name)
+    begun = fresh.get(name, {"more": 3})
+    found, extra = weights.starter(args, name)(begun)
+    assert extra is None and set(begun) <= set(found)  # what the run does not have stays as it was
+    wanted = weights.run_weights(name, run, 2).params
+    jax.tree.map(np.testing.assert_array_equal, {part: found[part] for part in wanted}, wanted)
+  assert "step 2, the last" in capsys.readouterr().err
+  export(tmp_path / "model", runs, rest="tiny")
+  args = flags(tmp_path / "model")
+  assert weights.sizes(args, "flow", None) == TINY.flow
+  found, _ = weights.starter(args, "speech_tokenizer", lambda p: {"tokenizer": p})(fresh["speech_tokenizer"])
+  jax.tree.map(np.testing.assert_array_equal, found["tokenizer"], params["speech_tokenizer"])
+  assert (found["ctc_head"], found["decoder"]) == (1, 2)
+  found, _ = weights.starter(args, "lm", stack_layers)({"speaker": 4})
+  jax.tree.map(np.testing.assert_array_equal, found, stack_layers(params["lm"]) | {"speaker": 4})
+  with pytest.raises(ConfigError, match="norms folded in"):
+    speaker.task(args, speaker_config.tiny())
+  assert weights.starter(flags(None), "lm") is None and weights.sizes(flags(None), "lm", 5) == 5
+
+
+def test_the_best_checkpoint_is_taken_unless_another_is_asked_for(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "run/checkpoints", config={}, keep_last=9, metric="token_error_rate")
+  for step, metric in ((1, None), (2, 0.25), (3, 0.5)):
+    checkpoints.save(step, {"params": {"x": jax.numpy.ones(2)}}, {}, metric=metric, wait=True)
+  checkpoints.close()
+  assert weights.choose(tmp_path / "run") == (2, "step 2, the best by token_error_rate (0.25)")
+  assert weights.choose(tmp_path / "run", last=True) == (3, "step 3, the last")
+  assert weights.choose(tmp_path / "run", step=1) == (1, "step 1, as asked for")
+  with pytest.raises(CheckpointError, match="expected a checkpoint of step 4, found 1, 2, 3"):
+    weights.choose(tmp_path / "run", step=4)
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(CheckpointError, match="expected a checkpoint, found none"):
+    weights.choose(tmp_path / "empty")

@@ -1,16 +1,14 @@
 """Attention of one row and one head at a time, as TPUs train it, is attention; and nothing moves between devices."""
 
-import json
-import os
-import subprocess
-import sys
-import textwrap
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from cosyjax import sharding
+from cosyjax.analysis import collectives
 from cosyjax.flow import attention
 from cosyjax.flow.past import NO_PAST
 from cosyjax.layers.rows import one_row_at_a_time
@@ -50,45 +48,26 @@ def test_packed_rows_one_by_one_are_all_rows():
   np.testing.assert_allclose(one_row_at_a_time(lm_attention._in_pieces, *arrays), together, atol=1e-6)
 
 
-SCRIPT = """
-import json
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
-from cosyjax import sharding
-from cosyjax.flow import attention
-from cosyjax.flow.past import NO_PAST
-from cosyjax.analysis import collectives
-from cosyjax.analysis import hlo
-
-mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-place = NamedSharding(mesh, P(sharding.ROW_AXES, None, "tensor"))
-rng = np.random.default_rng(0)
-draw = lambda: jax.device_put(rng.standard_normal((8, 16, 4, 8)).astype(np.float32), place)
-q, k, v, g = (draw() for _ in range(4))
-blocks_BT = jax.device_put(rng.integers(0, 4, (8, 16)).astype(np.int32), NamedSharding(mesh, P(sharding.ROW_AXES)))
-
-def step(form):
-  def run(q, k, v, blocks_BT, g):
-    y, pull = jax.vjp(lambda *a: form(*a, attention.make_mask(NO_PAST, blocks_BT), None), q, k, v)
-    return y, pull(g)
-  with jax.set_mesh(mesh):
-    compiled = jax.jit(run, out_shardings=(place, (place,) * 3)).lower(q, k, v, blocks_BT, g).compile()
-  return compiled, compiled(q, k, v, blocks_BT, g)
-
-alone, found = step(attention._by_head)
-_, wanted = step(attention._at_once)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
-text = alone.as_text()
-scores = [line for line in text.splitlines() if "f32[1,1,16,16]" in line and "dot" in line]
-print(json.dumps([collectives.by_kind(collectives.collectives(text, 8)), len(scores)]))
-"""
-
-
 def test_rows_and_heads_stay_on_their_devices():
-  environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(SCRIPT)], env=environment, capture_output=True, text=True, check=False
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  sent, scores = json.loads(done.stdout.splitlines()[-1])
-  assert sent == {} and scores
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  place = NamedSharding(mesh, P(sharding.ROW_AXES, None, "tensor"))
+  rng = np.random.default_rng(0)
+  draw = lambda: jax.device_put(rng.standard_normal((8, 16, 4, 8)).astype(np.float32), place)
+  q, k, v, g = (draw() for _ in range(4))
+  blocks_BT = jax.device_put(rng.integers(0, 4, (8, 16)).astype(np.int32), NamedSharding(mesh, P(sharding.ROW_AXES)))
+
+  def step(form):
+    def run(q, k, v, blocks_BT, g):
+      y, pull = jax.vjp(lambda *a: form(*a, attention.make_mask(NO_PAST, blocks_BT), None), q, k, v)
+      return y, pull(g)
+
+    with jax.set_mesh(mesh):
+      compiled = jax.jit(run, out_shardings=(place, (place,) * 3)).lower(q, k, v, blocks_BT, g).compile()
+    return compiled, compiled(q, k, v, blocks_BT, g)
+
+  alone, found = step(attention._by_head)
+  _, wanted = step(attention._at_once)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
+  text = alone.as_text()
+  scores = [line for line in text.splitlines() if "f32[1,1,16,16]" in line and "dot" in line]
+  assert collectives.by_kind(collectives.collectives(text, 8)) == {} and scores

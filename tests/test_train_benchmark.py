@@ -7,6 +7,7 @@ import pytest
 
 from cosyjax.errors import ConfigError, OutputError
 from train import benchmark
+from train import task as task_lib
 
 LM = """
 from cosyjax.config import LMConfig
@@ -25,7 +26,7 @@ def config():
 def test_two_steps_are_timed_and_profiled(tmp_path, capsys):
   (tmp_path / "lm.py").write_text(LM)
   flags = ["--trainer", "lm", "--config", str(tmp_path / "lm.py"), "--steps", "2", "--json", str(tmp_path / "out.json")]
-  flags += ["--profile", str(tmp_path / "profile"), "--top", "3", "--set", "data.length=32"]
+  flags += ["--profile", str(tmp_path / "profile"), "--top", "3", "--devices", "1", "--set", "data.length=32"]
   assert benchmark.main(flags) == 0
   out, record = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
   assert "mesh data=-1, fsdp=3, tensor=1 does not fit" in out and "tokens a second" in out
@@ -41,12 +42,12 @@ def test_two_steps_are_timed_and_profiled(tmp_path, capsys):
 def test_the_other_trainers_hand_over_a_step_and_what_it_takes(trainer, monkeypatch):
   """All but compiling it: fields, ranges and shardings are those that the step is traced with."""
 
-  def measure(build, create, config, args, **what):
-    mesh = benchmark.make_mesh(jax.device_count(), 1, 1)
-    update, (abstract, shapes), units, flops = build(mesh)
+  def measure(task, args, devices):
+    mesh = benchmark.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    update, (abstract, shapes), units, flops = task_lib.build(task, mesh)
     with jax.set_mesh(mesh):
-      state = jax.eval_shape(lambda: create(mesh))
-      batch = {name: benchmark.fill(name, shapes, config) for name in shapes}
+      state = jax.eval_shape(lambda: task_lib.create(task, mesh))
+      batch = {name: benchmark.fill(name, shapes, task.ids) for name in shapes}
       update.trace(abstract, batch)
     assert jax.tree.structure(state) == jax.tree.structure(abstract) and units > 0 and flops > 0
     assert all(batch[name].shape == x.shape and batch[name].dtype == x.dtype for name, x in shapes.items())

@@ -2,20 +2,22 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import textwrap
+import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from cosyjax.errors import CheckpointError, OutputError
-from cosyjax.training import checkpoint_files
-from cosyjax.training.checkpoints import Checkpoints, read_arrays
+from cosyjax.sharding import make_mesh
+from cosyjax.training.checkpoint_files import find_damage, part_file, write_digests
+from cosyjax.training.checkpoint_read import best_step, read_arrays
+from cosyjax.training.checkpoints import UNFINISHED, Checkpoints
+from tests.golden_files import GOLDEN
 
 CONFIG = {"run": {"steps": 10, "seed": 0}, "rates": (1.0, 2.0)}
 
@@ -61,13 +63,14 @@ def test_restores_bit_for_bit_with_iterator(saved):
 
 
 def test_keeps_the_last_and_the_best(tmp_path):
-  checkpoints = opened(tmp_path, keep_last=2, keep_best=1, metric="loss", every=5)
+  checkpoints = opened(tmp_path, keep_last=2, keep_best=1, metric="loss")
   for step, loss in enumerate([3.0, 1.0, float("nan"), None, 2.0], start=1):
     checkpoints.save(step, {"x": jnp.full(2, step)}, {}, metric=loss)
   checkpoints.close()
   assert not logging.getLogger("absl").filters
   assert sorted(p.name for p in tmp_path.iterdir()) == ["00000002", "00000004", "00000005"]
-  assert checkpoints.due(10) and not checkpoints.due(9)
+  assert checkpoints.best() == best_step(tmp_path)[::2] == (2, 1.0)
+  assert best_step(tmp_path)[1] == "loss"
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path):
@@ -82,13 +85,14 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
     assert set(np.unique(read_arrays(tmp_path, step, "")[1]["x"])) == {step}
 
 
-def test_removes_what_interrupted_saves_left(saved, tmp_path, capsys):
-  (tmp_path / "00000003.saving" / "state").mkdir(parents=True)
-  (tmp_path / "00000003.saving" / "state" / "half").write_text("x")
+@pytest.mark.parametrize("suffix", UNFINISHED[:2])
+def test_removes_what_interrupted_saves_left(suffix, tmp_path, capsys):
+  (tmp_path / f"00000003{suffix}" / "state").mkdir(parents=True)
+  (tmp_path / f"00000003{suffix}" / "state" / "half").write_text("x")
   (tmp_path / "00000001.removed").mkdir()
   checkpoints = opened(tmp_path)
   assert not list(tmp_path.iterdir()) and checkpoints.latest() is None
-  assert "00000003.saving: an interrupted save, removed" in capsys.readouterr().err
+  assert f"00000003{suffix}: an interrupted save, removed" in capsys.readouterr().err
   with pytest.raises(CheckpointError, match="there is no finished checkpoint"):
     checkpoints.restore(abstract())
 
@@ -128,9 +132,8 @@ def test_no_iterator_no_checkpoint(tmp_path):
     checkpoints.save(1, tree(), {"n": object()})
   checkpoints.save(1, tree(), {"n": 1}, wait=True)
   folder = tmp_path / "00000001"
-  texts = {name: (folder / name).read_text() for name in ("config.json", "info.json")}
-  (folder / "digests").unlink()
-  checkpoint_files.commit(folder, folder, texts | {"iterator.json": json.dumps(None)})
+  part_file(folder, "iterator").write_text(json.dumps(None))
+  write_digests(folder)
   with pytest.raises(CheckpointError, match="no state of the data iterator"):
     checkpoints.restore(abstract())
 
@@ -143,7 +146,7 @@ def test_a_full_disk_leaves_older_steps_and_goes_on(tmp_path, capsys, monkeypatc
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr("cosyjax.training.checkpoints.commit", full)  # in the background thread
+    patch.setattr("cosyjax.training.checkpoints.write_digests", full)  # in the background thread
     checkpoints.save(2, tree(2), {})
     assert checkpoints.latest() == 1
     assert "step 2 could not be saved" in capsys.readouterr().err
@@ -161,46 +164,59 @@ def test_a_full_disk_leaves_older_steps_and_goes_on(tmp_path, capsys, monkeypatc
   assert checkpoints.restore(abstract())[0] == 5
 
 
+def test_a_directory_of_the_first_layout_is_read_and_gone_on_with(tmp_path):
+  """Written by the version that had its JSON in files: steps 1 (metric 1.0), 2 (2.0) and 3 (3.0)."""
+  with zipfile.ZipFile(GOLDEN / "checkpoints_layout_1.zip") as archive:
+    archive.extractall(tmp_path)
+  assert (tmp_path / "00000003" / "info.json").exists() and find_damage(tmp_path / "00000003") is None
+  checkpoints = opened(tmp_path, keep_last=2, keep_best=1)
+  assert checkpoints.latest() == 3 and checkpoints.best() == (1, 1.0)
+  step, state, iterator = checkpoints.restore(abstract())
+  assert (step, iterator) == (3, {"n": 3})
+  jax.tree.map(np.testing.assert_array_equal, state, tree(3))
+  np.testing.assert_array_equal(read_arrays(tmp_path, 2)[1]["layer"]["kernel"], np.full((3, 4), 2.0))
+  checkpoints.save(4, tree(4), {"n": 4}, metric=4.0, wait=True)
+  checkpoints.close()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "00000003", "00000004"]
+  assert opened(tmp_path).restore(abstract())[2] == {"n": 4}
+  file = next(p for p in (tmp_path / "00000003" / "state").rglob("d/*") if p.is_file())
+  file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(CheckpointError, match=str(file)):
+    opened(tmp_path).restore(abstract(), step=3)
+
+
+def test_a_setting_that_a_checkpoint_has_no_record_of_counts_as_its_default(saved):
+  new = CONFIG | {"data": {"split": "train"}}
+  assert opened(saved, config=new, defaults={"data": {"split": "train"}}).restore(abstract())[0] == 2
+  with pytest.raises(CheckpointError, match=r"configuration \(data.split\)"):
+    opened(saved, config=new, defaults={"data": {"split": "all"}}).restore(abstract())
+
+
 def test_a_directory_that_cannot_be_made(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(OutputError, match="file"):
     opened(tmp_path / "file" / "checkpoints")
 
 
-SCRIPT = """
-import jax, jax.numpy as jnp, numpy as np, sys
-from jax.sharding import NamedSharding, PartitionSpec as P
-from cosyjax.sharding import make_mesh
-from cosyjax.training.checkpoints import Checkpoints
-
-root = sys.argv[1]
-rng = np.random.default_rng(0)
-host = {"a": rng.normal(size=(16, 8)).astype(np.float32), "b": np.arange(4, dtype=np.int32), "c": np.float32(3)}
-specs = {"a": P("fsdp", "tensor"), "b": P(), "c": P()}
-
-def place(fsdp, tensor):
-  mesh = make_mesh(1, fsdp, tensor, devices=jax.devices()[:fsdp * tensor])
-  return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
-
-checkpoints = Checkpoints(root, config={})
-checkpoints.save(0, jax.tree.map(jax.device_put, host, place(4, 2)), {}, wait=True)
-for step, shape in enumerate([(2, 2), (1, 1), (8, 1)]):
-  shardings = place(*shape)
-  wanted = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), host, shardings)
-  found, state, _ = checkpoints.restore(wanted)
-  assert found == step
-  for name, array in state.items():
-    assert array.sharding == shardings[name], (name, array.sharding)
-    np.testing.assert_array_equal(array, host[name])
-  assert state["a"].addressable_shards[0].data.shape == (16 // shape[0], 8 // shape[1])
-  checkpoints.save(step + 1, state, {}, wait=True)
-checkpoints.close()
-print("fine")
-"""
-
-
 def test_eight_devices_to_four_to_one_to_eight(tmp_path):
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-  command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)]
-  result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-  assert result.stdout.strip().endswith("fine"), result.stderr[-3000:]
+  rng = np.random.default_rng(0)
+  host = {"a": rng.normal(size=(16, 8)).astype(np.float32), "b": np.arange(4, dtype=np.int32), "c": np.float32(3)}
+  specs = {"a": P("fsdp", "tensor"), "b": P(), "c": P()}
+
+  def place(fsdp, tensor):
+    mesh = make_mesh(1, fsdp, tensor, devices=jax.devices()[: fsdp * tensor])
+    return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+  checkpoints = opened(tmp_path, config={})
+  checkpoints.save(0, jax.tree.map(jax.device_put, host, place(4, 2)), {}, wait=True)
+  for step, shape in enumerate([(2, 2), (1, 1), (8, 1)]):
+    shardings = place(*shape)
+    wanted = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), host, shardings)
+    found, state, _ = checkpoints.restore(wanted)
+    assert found == step
+    for name, array in state.items():
+      assert array.sharding == shardings[name], (name, array.sharding)
+      np.testing.assert_array_equal(array, host[name])
+    assert state["a"].addressable_shards[0].data.shape == (16 // shape[0], 8 // shape[1])
+    checkpoints.save(step + 1, state, {}, wait=True)
+  checkpoints.close()

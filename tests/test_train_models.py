@@ -1,6 +1,5 @@
 """Two steps of `train.lm` and `train.flow`, the former stopped after the first and resumed."""
 
-import json
 import textwrap
 
 import numpy as np
@@ -10,6 +9,7 @@ from cosyjax.data import feature_store as features_lib
 from cosyjax.data import text as text_lib
 from cosyjax.errors import ConfigError
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
+from cosyjax.training.checkpoint_read import read_part
 from train import flow, lm
 from train.log import read
 
@@ -91,11 +91,23 @@ def pulse(program, text, data, tmp_path, *, resume):
   file = tmp_path / "config.py"
   file.write_text(textwrap.dedent(text))
   out = tmp_path / "run"
-  flags = ["--config", str(file), "--data", str(data), "--eval-data", str(data), "--out", str(out), "--no-cache"]
+  flags = [
+    "--config",
+    str(file),
+    "--data",
+    str(data),
+    "--eval-data",
+    str(data),
+    "--out",
+    str(out),
+    "--no-cache",
+    "--devices",
+    "1",
+  ]
   if resume:
     assert program.main([*flags, "--set", "run.eval_batches=0", "--steps", "1"]) == 0
   assert program.main([*flags, "--allow-config-change", "run"]) == 0
-  info = json.loads((out / "checkpoints" / "00000002" / "info.json").read_text())
+  info = read_part(out / "checkpoints", 2, "info")
   lines = read(out / "metrics.jsonl")
   assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
   found = {k: v for line in lines for k, v in line.items()}
@@ -107,7 +119,8 @@ def pulse(program, text, data, tmp_path, *, resume):
 def test_lm(data, tmp_path):
   found, info = pulse(lm, LM, data, tmp_path, resume=True)
   assert found["train/loss"] < 9.5  # log 6564 is 8.8
-  assert {"eval/accuracy", "eval/accuracy_unigram", "eval/loss_known", "eval/loss_interleaved"} <= set(found)
+  assert {"eval/accuracy", "eval/accuracy_unigram", "eval/loss_known"} <= set(found)
+  assert "eval/loss_interleaved" not in found  # no row of that layout: its text is too long for its speech
   assert 0 < found["eval/sample_length_ratio"] <= 2 and found["eval/sample_token_error_rate"] > 0.5
   assert info["arrays"]["params/stack/layers/mlp/up/kernel"][0] == [2, 16, 16]
 
@@ -125,7 +138,7 @@ def test_flow(data, tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused(data, tmp_path):
   file = tmp_path / "config.py"
   file.write_text(LM)
-  flags = ["--config", str(file), "--data", str(data), "--out", str(tmp_path / "run"), "--no-cache"]
+  flags = ["--config", str(file), "--data", str(data), "--out", str(tmp_path / "run"), "--no-cache", "--devices", "1"]
   with pytest.raises(ConfigError, match="tokenizer of 500 ids, the model has 300"):
     lm.main([*flags, "--set", "lm.text_vocab=300"])
   with pytest.raises(ConfigError, match="no text tokenizer"):

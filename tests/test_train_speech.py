@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cosyjax.data import feature_store as features_lib
-from cosyjax.training.checkpoints import read_arrays
+from cosyjax.training.checkpoint_read import read_arrays
 from train import speaker, speech_tokenizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -44,7 +44,8 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def _run(program, name, corpus, out, *settings):
-  argv = ["--config", str(CONFIGS / f"{name}.py"), "--tiny", "--data", str(corpus), "--out", str(out), "--no-cache"]
+  argv = ["--config", str(CONFIGS / f"{name}.py"), "--tiny", "--data", str(corpus), "--out", str(out), "--no-cache",
+          "--devices", "1"]  # fmt: skip
   assert program.main([*argv, "--set", *RUN, *settings]) == 0
   return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 

@@ -10,7 +10,8 @@ from train.cli import RunConfig
 
 
 def config() -> Config:
-  return Config(RunConfig(steps=200, save_every=3, keep_last=2), OptimConfig(ema=0.9, weight_decay=0.1, accumulate=2))
+  run = RunConfig(steps=200, save_every=3, log_every=1, eval_every=0, keep_last=2)
+  return Config(run, OptimConfig(ema=0.9, weight_decay=0.1, accumulate=2))
 
 
 def tiny() -> Config:

@@ -1,28 +1,35 @@
-"""A trainer of the same build as those in `train/`, small enough to be killed many times.
+"""A sixth trainer: what has to be written for `train.loop`, small enough to be killed many times.
 
 python -m tests.toy_trainer --config tests/toy_config.py --data anything --out DIR
 """
 
+import argparse
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from cosyjax import config as config_lib
+from cosyjax.errors import DataError
 from cosyjax.layers.basic import dense
-from cosyjax.sharding import put_batch
-from cosyjax.training.checkpoints import Checkpoints
-from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.processes import together
-from cosyjax.training.step import Loss, make_update
-from cosyjax.training.train_state import abstract_state, create_state, state_shardings, with_shardings
-from train import cli, runtime
+from cosyjax.sharding import process_share
+from cosyjax.training.optimiser import OptimConfig
+from cosyjax.training.step import Loss
+from train import cli, log, loop
+from train import task as task_lib
+from train.task import Findings, Network, Task, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  rows: int = 16
+  split: str = "train"
+  eval_split: str = "validation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +37,30 @@ class Config:
   run: cli.RunConfig
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
   mesh: cli.MeshConfig = dataclasses.field(default_factory=cli.MeshConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
   width: int = 64
-  rows: int = 16
-  pause: float = 0.0  # seconds that a step takes longer
+  pause: float = 0.0  # seconds that a batch takes longer
 
 
 class Batches:
   """Rows drawn from (seed, n, row): the same for any number of processes."""
 
-  def __init__(self, config: Config, share: tuple[int, int]) -> None:
-    self.config, self.share, self.n = config, share, 0
+  def __init__(self, config: Config, mesh: Mesh, last: float = float("inf")) -> None:
+    (part, parts), rows = process_share(mesh), config.data.rows
+    self.config, self.mine = config, range(part * rows // parts, (part + 1) * rows // parts)
+    self.n, self.last = 0, last
+
+  def __iter__(self) -> "Batches":
+    return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    (part, parts), rows = self.share, self.config.rows
-    mine = range(part * rows // parts, (part + 1) * rows // parts)
-    x = np.stack([np.random.default_rng((self.config.run.seed, self.n, row)).normal(size=8) for row in mine])
-    key = np.array([self.config.run.seed, self.n], np.uint32)
+    if self.n >= self.last:
+      raise StopIteration
+    time.sleep(self.config.pause)
+    seed = self.config.run.seed
+    x = np.stack([np.random.default_rng((seed, self.n, row)).normal(size=8) for row in self.mine])
     self.n += 1
-    return {"x": x.astype(np.float32), "key": key}
+    return {"x": x.astype(np.float32), "key": np.array([seed, self.n - 1], np.uint32)}
 
   def state(self) -> dict:
     return {"n": self.n}
@@ -55,66 +68,59 @@ class Batches:
   def restore(self, state: dict) -> None:
     self.n = state["n"]
 
+  def close(self) -> None:
+    pass
 
-def main(argv: Sequence[str] | None = None) -> int:
-  args, config = cli.parse(__doc__, Config, argv)
-  runtime.join(args)
-  run = config.run
 
-  # -------- Devices, model, optimiser
-  mesh = runtime.start(args, config)
+def task(args: argparse.Namespace, config: Config) -> Task:
   up = dense(config.width, ("embed", "mlp"))
-  init = lambda key: {"up": up.init(key, jnp.zeros((1, 8)))["params"]}
+  shapes = {
+    "x": jax.ShapeDtypeStruct((config.data.rows, 8), jnp.float32),
+    "key": jax.ShapeDtypeStruct((2,), jnp.uint32),
+  }
 
-  def loss_fn(params, batch, key, extra):
+  def loss(params, batch, key, extra):
     y = up.apply({"params": params["up"]}, batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape))
     return Loss(jnp.sum(jnp.square(y - jnp.sin(batch["x"][:, :1]))), jnp.float32(y.shape[0]))
 
-  tx = make_optimiser(config.optim, run.steps)
-  abstract = abstract_state(init, tx, config.optim)
-  update = together(make_update(loss_fn, tx, config.optim, run.steps, state_shardings(abstract, mesh)), "step")
+  def open_batches(directory: Path, split: str, mesh: Mesh, fixed: bool) -> Batches:
+    if fixed and not config.run.eval_every:
+      raise DataError("the toy is not evaluated")
+    return Batches(config, mesh, 2 if fixed else float("inf"))
 
-  # -------- Data, state
-  from cosyjax.sharding import process_share
-
-  batches = Batches(config, process_share(mesh))
-  checkpoints = Checkpoints(
-    args.out / "checkpoints",
-    config=config_lib.to_dict(config),
-    keep_last=run.keep_last,
-    keep_best=run.keep_best,
+  return Task(
+    config=config,
+    networks=Network(lambda key: {"up": up.init(key, jnp.zeros((1, 8)))["params"]}, config.optim, config.run.steps),
+    units="rows",
     metric="loss",
-    allow_config_change=args.allow_config_change,
+    open=open_batches,
+    shapes=lambda row_multiple: shapes,
+    amount=lambda batch: len(batch["x"]),
+    capacity=lambda shapes: shapes["x"].shape[0],
+    loss=loss,
+    look=lambda params, extra, batch, key: loss(params, batch, key, extra),
+    measure=lambda losses, batches: Findings(task_lib.means(losses)),
   )
-  if checkpoints.latest() is None:
-    step, state = 0, create_state(init, tx, config.optim, mesh, runtime.make_key(run.seed, "params"))
-  else:
-    step, state, iterator = checkpoints.restore(with_shardings(abstract, mesh))
-    batches.restore(iterator)
 
-  # -------- Loop
-  stop = runtime.Stop()
-  with (Path(args.out) / f"metrics{'' if runtime.is_main() else jax.process_index()}.jsonl").open("a") as log:
-    while step < run.steps:
-      batch = put_batch(next(batches), mesh)
-      with runtime.no_copies():
-        state, metrics = update(state, batch)
-      step += 1
-      shown = {name: float(value) for name, value in metrics.items()}
-      log.write(json.dumps({"step": step} | shown) + "\n")
-      log.flush()
-      runtime.check_bad(shown, step)
-      time.sleep(config.pause)
-      stop.poll(step)
-      if runtime.due(step, run.save_every) or stop.asked or step == run.steps:
-        last = stop.asked or step == run.steps
-        checkpoints.save(step, state, batches.state(), metric=shown["loss"], wait=last)
-      if stop.asked and step < run.steps:
-        checkpoints.close()
-        return runtime.STOPPED
-  checkpoints.close()
-  return 0
+
+TRAINER = Trainer("toy", __doc__, Config, task)
+
+
+class SeenByAll(log.Log):
+  """Shows in files what processes other than the first see, too."""
+
+  def flush(self) -> dict[str, float]:
+    step, values = self._pending[0] if self._pending else 0, super().flush()
+    if values and jax.process_index():
+      with (self.out / f"metrics{jax.process_index()}.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step} | values) + "\n")
+    return values
+
+
+def main(argv: list[str] | None = None) -> int:
+  loop.Log = SeenByAll
+  return loop.run(TRAINER, argv)
 
 
 if __name__ == "__main__":
-  sys.exit(cli.at_exit(main))
+  sys.exit(loop.program("tests.toy_trainer"))

@@ -30,8 +30,9 @@ from cosyjax.errors import ConfigError, OutputError, TrainingError
 from cosyjax.files import write_whole
 from cosyjax.lm.sequence import SPEECH, TEXT
 from cosyjax.sharding import make_mesh, mesh_shape
-from cosyjax.speech_tokenizer.units import CTC_UNITS
-from train import cli, compile_only, speaker
+from train import cli
+from train import task as task_lib
+from train.task import Task
 
 TRAINERS = ("lm", "flow", "vocoder", "speaker", "speech_tokenizer")
 PROFILED = 2  # steps in a profile
@@ -53,39 +54,38 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.json and not args.json.absolute().parent.is_dir():
     raise OutputError(f"{args.json.parent} is not a directory")
 
-  def look(build: compile_only.Build, create: compile_only.Create, config: Any, **what: Any) -> int:
-    record = {"trainer": args.trainer} | measure(build, create, config, args, **what)
-    print(describe(record), flush=True)
-    if args.json:
-      write_whole(args.json, json.dumps(record, indent=2) + "\n")
-    return 0
+  trainer = importlib.import_module(f"train.{args.trainer}").TRAINER
+  own, config = cli.parse(trainer.doc, trainer.config, rest, trainer.flags, runs=False)
+  record = {"trainer": args.trainer} | measure(trainer.task(own, config), args, jax.devices()[: own.devices])
+  print(describe(record), flush=True)
+  if args.json:
+    write_whole(args.json, json.dumps(record, indent=2) + "\n")
+  return 0
 
-  return importlib.import_module(f"train.{args.trainer}").main(rest, look)
 
-
-def measure(
-  build: compile_only.Build, create: compile_only.Create, config: Any, args: Any, *, mesh: Any, units: str, dtype: str
-) -> dict[str, Any]:
+def measure(task: Task, args: Any, devices: list[jax.Device]) -> dict[str, Any]:
   """Compiles a trainer's step, runs it, and gives the figures. Seconds, bytes, shares from 0 to 1.
 
   Args:
-    build, create, config, mesh, units, dtype: see `compile_only.Look`.
+    task: the trainer's.
     args: `steps`, `profile` and `top` of the command line.
+    devices: to run on.
 
   Raises:
     TrainingError: loss or gradient of a step was not finite, so that its time says nothing.
   """
-  count = jax.device_count()
+  mesh, dtype = task.config.mesh, task.config.run.dtype
+  count = len(devices)
   try:
     shape = mesh_shape(mesh.data, mesh.fsdp, mesh.tensor, count)
   except ConfigError as error:
     print(f"{error}: all of them are used for data")
     shape = (count, 1, 1)
-  made = make_mesh(*shape)
-  update, (_, shapes), per_step, model_flops = build(made)
+  made = make_mesh(*shape, devices=devices)
+  update, (_, shapes), per_step, model_flops = task_lib.build(task, made)
   with jax.set_mesh(made):
-    state = create(made)
-    batch = {name: jax.device_put(fill(name, shapes, config), x.sharding) for name, x in shapes.items()}
+    state = task_lib.create(task, made)
+    batch = {name: jax.device_put(fill(name, shapes, task.ids), x.sharding) for name, x in shapes.items()}
     start = time.perf_counter()
     step = update.lower(state, batch).compile()
     compiled = time.perf_counter() - start
@@ -111,7 +111,7 @@ def measure(
     "dtype": dtype,
     "steps": args.steps,
     "batch": {name: list(x.shape) for name, x in shapes.items()},
-    "units": units,
+    "units": task.units,
     "units_per_step": per_step,
     "compile_seconds": compiled,
     "step_p50": median,
@@ -126,13 +126,13 @@ def measure(
   }  # fmt: skip
 
 
-def fill(name: str, shapes: dict[str, jax.ShapeDtypeStruct], config: Any) -> np.ndarray:
+def fill(name: str, shapes: task_lib.Shapes, ids: dict[str, tuple[int, int]]) -> np.ndarray:
   """One field of a full batch: random ids in their whole range, noise for sound, no padding.
 
   Args:
     name: of the field, as in `cosyjax.data.batches`.
     shapes: shape and dtype of every field.
-    config: the trainer's, for the ranges.
+    ids: the lowest and the first that is too high, by field; see `train.task.Task`.
 
   Raises:
     ConfigError: a field that is not known here.
@@ -151,24 +151,11 @@ def fill(name: str, shapes: dict[str, jax.ShapeDtypeStruct], config: Any) -> np.
     value = np.broadcast_to(np.arange(shape[1]), shape)
   elif name.endswith("lengths_B"):
     value = np.full(shape, _length(name, shapes))
+  elif name in ids:
+    value = random.integers(*ids[name], size=shape)
   else:
-    value = random.integers(*_range(name, config), size=shape)
-  return np.asarray(value, like.dtype)
-
-
-def _range(name: str, config: Any) -> tuple[int, int]:
-  """Least id of a field, and the first that is none."""
-  if name in ("ids_BL", "targets_BL"):
-    codes = config.lm.speech_codes
-    return 0, codes if name == "targets_BL" else min(codes, config.lm.text_vocab)
-  ranges = {
-    "tokens_BU": lambda: (0, config.flow.codes),
-    "units_BL": lambda: (1, CTC_UNITS),
-    "labels_B": lambda: (0, speaker.SPEAKERS),
-  }
-  if name not in ranges:
     raise ConfigError(f"benchmark: no rule for the field {name!r} of a batch")
-  return ranges[name]()
+  return np.asarray(value, like.dtype)
 
 
 def _length(name: str, shapes: dict[str, jax.ShapeDtypeStruct]) -> int:

@@ -40,13 +40,6 @@ from cosyjax.sharding import make_mesh, mesh_shape
 #   batch (`flops.training_flops`); None takes those of the update as they are executed.
 Build = Callable[[Mesh], tuple[Any, tuple[Any, ...], float, float | None]]
 
-# create(mesh) -> the state that a new run starts from, the first of the arguments.
-Create = Callable[[Mesh], Any]
-
-# look(build, create, config, mesh=, units=, dtype=) -> exit code: does something else with a step than train with it,
-#   see train.benchmark. `config` is the trainer's, the others are as for `report`.
-Look = Callable[..., int]
-
 SOURCES = 12  # of memory traffic that the report keeps
 
 _QUIET = {

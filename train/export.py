@@ -4,7 +4,8 @@
   python -m train.export --base MODEL_DIR --lm RUN --flow RUN --vocoder RUN --out MODEL_DIR
   python -m train.export --rest tiny --out MODEL_DIR
 
-Each RUN is the --out of a trainer; its newest whole checkpoint is taken, or --step N of all of them.
+Each RUN is the --out of a trainer. Its checkpoint of the best metric is taken, which is printed; with --last the
+newest, with --step N that of step N.
 Parts that no run gives come from --base, a model directory, or with --rest from a preset's random weights
 (enough to compute features with, before the others are trained; of all parts, to try programs with). The
 moving average of the parameters is exported where the run kept one.
@@ -28,58 +29,29 @@ from cosyjax.layers.stack import unstack_layers
 from cosyjax.speaker import speaker_objective as speaker_lib
 from cosyjax.speech_tokenizer import asr_model as tokenizer_lib
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
-from cosyjax.training.checkpoint_files import read_json
-from cosyjax.training.checkpoints import read_arrays
-from train import cli
+from train import cli, weights
 
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """How one network comes out of its run.
-
-  Attributes:
-    settings: where the run's configuration has the network's sizes.
-    state: path of the network's training state in a checkpoint; "" for the whole.
-    finish: (parameters, extra) of training to those of inference.
-  """
-
-  settings: str
-  finish: Callable[[Any, Any], Any]
-  state: str = ""
-
-
-PARTS = {
-  "lm": Part("lm", lambda params, extra: unstack_layers(params)),
-  "flow": Part("flow", lambda params, extra: flow_lib.unstack(params)),
-  "vocoder": Part("model", lambda params, extra: params, "generator"),
-  "speech_tokenizer": Part("tokenizer", lambda params, extra: tokenizer_lib.subset(params)),
-  "speaker": Part("speaker", lambda params, extra: speaker_lib.subset(params, extra)),
+# Component -> (parameters, extra) of training to the parameters of inference.
+FINISH: dict[str, Callable[[Any, Any], Any]] = {
+  "lm": lambda params, extra: unstack_layers(params),
+  "flow": lambda params, extra: flow_lib.unstack(params),
+  "vocoder": lambda params, extra: params,
+  "speech_tokenizer": lambda params, extra: tokenizer_lib.subset(params),
+  "speaker": lambda params, extra: speaker_lib.subset(params, extra),
 }
 
 
-def read_part(name: str, run: Path, step: int | None = None) -> tuple[Any, Any, dict[str, Any], int]:
-  """One network of a run: (its configuration, its parameters for inference, the run's settings, the step).
+def read_run(name: str, run: Path, step: int | None = None, last: bool = False) -> tuple[Any, Any, dict[str, Any], str]:
+  """One network of a run: (its configuration, its parameters for inference, the run's settings, which step and why).
 
   Raises:
     CheckpointError: the run has no whole checkpoint, or is one of another trainer.
   """
-  part, folder = PARTS[name], run / "checkpoints"
-  steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal()) if folder.is_dir() else []
-  if not steps or step not in (None, *steps):
-    raise CheckpointError(f"{folder}: expected a checkpoint{'' if step is None else f' of step {step}'}, found {steps}")
-  step = steps[-1] if step is None else step
-  settings, info = (read_json(folder / f"{step:08d}" / f"{kind}.json") for kind in ("config", "info"))
-  field = {f.name: f for f in dataclasses.fields(config_lib.ModelConfig)}[name]
-  try:
-    config = config_lib.from_dict(settings[part.settings], field.type, f"{folder}: {part.settings}")
-  except (KeyError, ConfigError) as error:
-    raise CheckpointError(f"--{name.replace('_', '-')} {run}: a run of another trainer ({error})") from None
-  there = {path.removeprefix(part.state).lstrip("/").split("/")[0] for path in info["arrays"]}
-  read = lambda item: read_arrays(folder, step, f"{part.state}/{item}".lstrip("/"))[1] if item in there else None
-  params = part.finish(read("ema" if "ema" in there else "params"), read("extra"))
+  step, why = weights.choose(run, step, last)
+  config, settings = weights.run_settings(name, run, step)
   if name == "lm" and settings.get("speaker"):
     raise CheckpointError(f"--lm {run}: has a speaker vector in the LM, an ablation that synthesis does not know")
-  return config, params, settings, step
+  return config, FINISH[name](*weights.run_weights(name, run, step)), settings, why
 
 
 def export(
@@ -90,6 +62,7 @@ def export(
   rest: str | None = None,
   tokenizer: Path | None = None,
   step: int | None = None,
+  last: bool = False,
 ) -> dict[str, str]:
   """Writes the model directory `out`.
 
@@ -99,7 +72,8 @@ def export(
     base: model directory for what no run gives.
     rest: preset for what neither gives.
     tokenizer: text tokenizer; that of the base, else the small built-in one.
-    step: of the checkpoints; each run's newest if None.
+    step: of the checkpoints; each run's best if None.
+    last: takes each run's last checkpoint.
 
   Returns:
     Component -> where it comes from.
@@ -114,8 +88,8 @@ def export(
   whole = checkpoint.load_config(base) if base else config_lib.PRESETS[rest or "tiny"]()
   params, origin, sizes = {}, {}, {}
   for name, run in runs.items():
-    sizes[name], params[name], settings, at = read_part(name, run, step)
-    origin[name] = f"{run} at step {at}"
+    sizes[name], params[name], settings, why = read_run(name, run, step, last)
+    origin[name] = f"{run}, {why}"
     if name == "lm":
       text = {key: settings["data"][key] for key in ("split_cjk",)}
       sizes["text"] = dataclasses.replace(whole.text, **text)
@@ -157,20 +131,22 @@ def check_shapes(name: str, params: Any, shapes: Any, where: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  for name in PARTS:
+  for name in FINISH:
     flags.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="RUN", help=f"run that trained the {name}")
   flags.add_argument("--base", type=Path, metavar="MODEL_DIR", help="gives what no run gives")
   flags.add_argument("--rest", choices=sorted(config_lib.PRESETS), help="random weights for what no run gives")
   flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --base")
-  flags.add_argument("--step", type=int, help="of the checkpoints; the newest of each run if left out")
+  flags.add_argument("--step", type=int, help="of the checkpoints; the best of each run if left out")
+  flags.add_argument("--last", action="store_true", help="the last checkpoint of each run instead of the best")
   flags.add_argument("--out", type=Path, required=True, metavar="MODEL_DIR", help="directory to make")
   args = flags.parse_args(argv)
   if args.base and args.rest:
     flags.error("--base and --rest: expected one of them")
-  runs = {name: run for name in PARTS if (run := getattr(args, name))}
+  runs = {name: run for name in FINISH if (run := getattr(args, name))}
   if not runs and not args.rest:
-    flags.error("expected at least one run, or --rest: " + ", ".join(f"--{name.replace('_', '-')}" for name in PARTS))
-  origin = export(args.out, runs, base=args.base, rest=args.rest, tokenizer=args.tokenizer, step=args.step)
+    flags.error("expected at least one run, or --rest: " + ", ".join(f"--{name.replace('_', '-')}" for name in FINISH))
+  origin = export(args.out, runs, base=args.base, rest=args.rest, tokenizer=args.tokenizer, step=args.step,
+                  last=args.last)  # fmt: skip
   for name, where in origin.items():
     print(f"{name:<18}{where}")
   print(f"wrote {args.out}")

@@ -9,42 +9,39 @@ and streams. Evaluation measures each mask on the same times and noise every tim
 utterances of the evaluation corpus: their mel as pictures, and as sound with the vocoder of --init or --listen.
 """
 
+import argparse
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from cosyjax import checkpoint, networks
-from cosyjax import config as config_lib
-from cosyjax.analysis import flops
 from cosyjax.config import MEL_RATE, TOKEN_RATE, FlowConfig
 from cosyjax.data.batches import SECONDS, Batches, bucket_rows, flow_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.feature_store import Features
-from cosyjax.errors import ConfigError, DataError
+from cosyjax.data.iterator import global_shapes
+from cosyjax.data.rows import FlowRows
+from cosyjax.errors import ConfigError
 from cosyjax.flow import flow_objective
 from cosyjax.flow.flow_model import Flow, init_arguments, stack
 from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
-from cosyjax.layers.basic import unbox
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
-from cosyjax.training.checkpoints import Checkpoints
-from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.processes import together
-from cosyjax.training.step import make_update, summarise
-from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
-from train import cli, compile_only, runtime
+from cosyjax.sharding import process_share, row_count
+from cosyjax.training.optimiser import OptimConfig
+from cosyjax.training.step import Loss
+from train import loop, weights
+from train import task as task_lib
 from train.cli import MeshConfig, RunConfig
 from train.listen import open_stages
-from train.log import Log
 from train.pictures import mel_picture
-from train.runtime import due
+from train.task import Findings, HostBatch, Network, Shapes, Speak, Task, Trainer
 
 FEATURES = ("speech_tokens", "mel", "speaker")
 
@@ -74,152 +71,56 @@ class Config:
   prompt: float = 0.3  # share of each that it is given as a prompt
 
 
-def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
-  # ---- settings
-  flags = cli.parser(__doc__)
+def add_flags(flags: argparse.ArgumentParser) -> None:
   flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="vocoder for the sounds of evaluations")
-  args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
-  runtime.join(args)
-  if args.init:
-    config = dataclasses.replace(config, flow=checkpoint.load_config(args.init).flow)
-  run, data, optim = config.run, config.data, config.optim
 
-  # ---- model and optimiser
-  model = Flow(config.flow, jnp.dtype(run.dtype), training=True, remat=run.remat)
-  tx = make_optimiser(optim, run.steps)
-  init = lambda key: model.init(key, *init_arguments(config.flow))["params"]
-  abstract = abstract_state(init, tx, optim)
 
-  def loss_fn(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any):
+def task(args: argparse.Namespace, config: Config) -> Task:
+  config = dataclasses.replace(config, flow=weights.sizes(args, "flow", config.flow))
+  c, kind = config.flow, config.objective.kind
+  model = Flow(c, jnp.dtype(config.run.dtype), training=True, remat=config.run.remat)
+
+  def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
     lengths_B, (_, frames, mel_bins) = 2 * batch["token_lengths_B"], batch["mel_BTM"].shape
     draws = flow_objective.draw(key, lengths_B, frames, mel_bins, config.objective)
-    return flow_objective.objective(model, params, batch, draws, config.objective.kind)
+    return flow_objective.objective(model, params, batch, draws, kind)
 
-  def flops_per_second(shapes: dict[str, jax.ShapeDtypeStruct]) -> float:
-    """Model FLOPs of a training step for each second of audio in its batch."""
-    forward = lambda params, batch: loss_fn(params, batch, jax.random.key(0), None).total
-    rows, frames, _ = shapes["mel_BTM"].shape
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unbox(abstract).params)
-    return flops.training_flops(forward, params, shapes) / (rows * frames / MEL_RATE)
-
-  # ---- compile only: the step on the longest rows, for devices that are not there
-  def build(mesh: Mesh):
-    shapes = batch_shapes(config, row_count(mesh))
-    rows, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    place = lambda name, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole if name == "key" else rows)
-    batch = {name: place(name, x) for name, x in shapes.items()}
-    update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
-    seconds = shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / MEL_RATE
-    return update, (with_shardings(abstract, mesh), batch), seconds, flops_per_second(shapes) * seconds
-
-  create = lambda mesh: create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
-  what = {"mesh": config.mesh, "units": "audio seconds", "dtype": run.dtype}
-  if look:
-    return look(build, create, config, **what)
-  if args.compile_only:
-    return compile_only.report("train.flow", args.compile_only, build, **what, file=args.report)
-
-  # ---- devices
-  mesh = runtime.start(args, config)
-  stop = runtime.Stop()
-
-  # ---- data
-  batches = make_batches(args.data, (data.split,), config, mesh)
-  fixed = fixed_batches(args, config, mesh)
-
-  # ---- state: resumed, or created and perhaps given weights
-  checkpoints = Checkpoints(
-    args.out / "checkpoints",
-    config=config_lib.to_dict(config),
-    keep_last=run.keep_last,
-    keep_best=run.keep_best,
-    metric="validation loss",
-    every=run.save_every,
-    allow_config_change=args.allow_config_change,
-  )
-  if checkpoints.latest() is not None:
-    step, state, iterator = checkpoints.restore(with_shardings(abstract, mesh))
-    batches.restore(iterator)
-  else:
-    step, state = 0, create(mesh)
-    if args.init:
-      state = replace_params(state, stack(released_params(args.init, "flow")))
-
-  # ---- update and evaluation
-  update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
-  whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = functools.partial(flow_objective.validation, model, kind=config.objective.kind)
-  evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
-  speak = make_speaker(model, config, args.listen or args.init)
-  log = Log(
-    args.out,
-    total_steps=run.steps,
-    config=config_lib.to_dict(config),
+  return Task(
+    config=config,
+    networks=Network(lambda key: model.init(key, *init_arguments(c))["params"], config.optim, config.run.steps),
     units="audio seconds",
-    flops_per_unit=flops_per_second(batches.shapes[-1]),
-    dtype=run.dtype,
-    log_every=run.log_every,
-    start=step,
-    name="flow",
+    metric="loss",
+    open=functools.partial(open_batches, config),
+    shapes=functools.partial(batch_shapes, config),
+    amount=lambda batch: float(batch["token_lengths_B"].sum()) / TOKEN_RATE,
+    capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / MEL_RATE,
+    loss=loss,
+    look=lambda params, extra, batch, key: flow_objective.validation(model, params, batch, key, kind=kind),
+    measure=lambda losses, batches: Findings(by_mask(task_lib.means(losses))),
+    start=weights.starter(args, "flow", stack),
+    speech=functools.partial(speech, args, config, model) if config.samples else None,
+    ids={"tokens_BU": (0, c.codes)},
   )
-
-  # ---- loop
-  metric, code = None, 0
-  while step < run.steps:
-    host = next(batches)
-    batch = put_batch(host, mesh)
-    with jax.set_mesh(mesh), runtime.no_copies():
-      state, metrics = update(state, batch)
-    step += 1
-    seconds = float(host["token_lengths_B"].sum()) / TOKEN_RATE * share_count(mesh)
-    log.step(step, metrics, seconds, stats=batches.stats)
-    stop.poll(step)
-    if fixed and (due(step, run.eval_every) or step == run.steps):
-      params = state.params if state.ema is None else state.ema
-      found = validate(evaluate, params, fixed, config, mesh)
-      pictures, sounds = speak(params, fixed[0]) if config.samples and jax.process_count() == 1 else ({}, {})
-      log.evaluation(step, found, pictures, sounds)
-      metric = found["loss"]
-    if due(step, run.save_every) or stop.asked or step == run.steps:
-      log.flush()
-      checkpoints.save(step, state, batches.state(), metric=metric, wait=step == run.steps or stop.asked)
-    if stop.asked and step < run.steps:
-      code = runtime.STOPPED
-      break
-  checkpoints.close()
-  batches.close()
-  log.close()
-  stop.close()
-  return code
 
 
 # ---- evaluation
 
 
-def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], config: Config, mesh: Mesh) -> dict[str, float]:
-  """Loss of each mask over the fixed batches, and their mean."""
-  key = runtime.make_key(config.run.seed, "validation")
-  losses = []
-  for i, batch in enumerate(fixed):
-    one = runtime.everywhere(jax.random.fold_in(key, i), mesh)
-    with jax.set_mesh(mesh):
-      losses.append(jax.device_get(evaluate(params, put_batch(batch, mesh), one)))
-  loss, metrics = summarise(jax.tree.map(lambda *parts: np.sum(parts), *losses))
-  return {"loss": float(loss)} | {f"loss_{name}": float(value) for name, value in metrics.items()}
+def by_mask(means: dict[str, float]) -> dict[str, float]:
+  """The loss, and that of each mask as `loss_...`."""
+  return {name if name == "loss" else f"loss_{name}": value for name, value in means.items()}
 
 
-def make_speaker(model: Flow, config: Config, directory: Path | None):
-  """The function that speaks the first utterances of a batch: (params, batch) -> (pictures, sounds).
-
-  A picture shows the true mel above the generated one.
-  """
+def speech(args: argparse.Namespace, config: Config, model: Flow, _: Batches, fixed: Sequence[HostBatch]) -> Speak:
+  """What lets the flow speak the first utterances of the evaluation: each mel below the true one, and sounds."""
   solve = jax.jit(functools.partial(generate, model))
+  directory = args.listen or (args.init if args.init and not weights.is_run(args.init) else None)
   stages = open_stages(directory, ("vocoder",), dtype=config.run.dtype) if directory else None
+  some = {name: x[: config.samples] for name, x in fixed[0].items() if name != "key"}
+  lengths_B, frames = 2 * some["token_lengths_B"], some["mel_BTM"].shape[1]
+  prompts_B = (config.prompt * lengths_B).astype(np.int32)
 
-  def speak(params, batch: dict[str, np.ndarray]):
-    some = {name: x[: config.samples] for name, x in batch.items() if name != "key"}
-    lengths_B, frames = 2 * some["token_lengths_B"], some["mel_BTM"].shape[1]
-    prompts_B = (config.prompt * lengths_B).astype(np.int32)
+  def speak(params: Any) -> Findings:
     mel_BTM = solve(
       params, some["tokens_BU"], some["token_lengths_B"], some["mel_BTM"], prompts_B, some["speaker_BE"],
       noise_table(frames),
@@ -228,40 +129,16 @@ def make_speaker(model: Flow, config: Config, directory: Path | None):
     pairs = zip(some["mel_BTM"], made, strict=True)
     pictures = {f"mel_{i}": mel_picture(true[: len(mel_TM)], mel_TM) for i, (true, mel_TM) in enumerate(pairs)}
     waves = stages.vocode(made, [(0, i) for i in range(len(made))]) if stages else []
-    return pictures, {f"speech_{i}": wave_A for i, wave_A in enumerate(waves)}
+    return Findings({}, pictures, {f"speech_{i}": wave_A for i, wave_A in enumerate(waves)})
 
   return speak
-
-
-def fixed_batches(args, config: Config, mesh: Mesh) -> list[dict[str, np.ndarray]]:
-  """The batches of every evaluation; none if there is no corpus for it."""
-  splits = (config.data.eval_split, "train") if args.eval_data else (config.data.eval_split,)
-  try:
-    batches = make_batches(args.eval_data or args.data, splits, config, mesh, fixed=True)
-  except DataError as error:
-    if args.eval_data:
-      raise
-    print(f"no evaluation: {error}")
-    return []
-  found = [batch for _, batch in zip(range(config.run.eval_batches), batches, strict=False)]
-  batches.close()
-  return found
 
 
 # ---- data
 
 
-def make_batches(
-  directory: Path, splits: tuple[str, ...], config: Config, mesh: Mesh, *, fixed: bool = False
-) -> Batches:
-  """Batches of the first of the splits that is there; once through and in order if they are to stay the same."""
-  for split in splits:
-    try:
-      features = Features(directory, split, FEATURES)
-      break
-    except DataError:
-      if split == splits[-1]:
-        raise
+def open_batches(config: Config, directory: Path, split: str, mesh: Mesh, fixed: bool) -> Batches:
+  features = Features(directory, split, FEATURES)
   batches = flow_batches(
     Corpus(directory, split),
     features,
@@ -270,34 +147,22 @@ def make_batches(
     row_multiple=row_count(mesh),
     seed=config.run.seed,
     process=process_share(mesh),
-    workers=0 if fixed else config.data.workers,
-    **({"shuffle": False, "keep_rest": True, "epochs": 1} if fixed else {}),
+    **task_lib.order(fixed, config.data.workers),
   )
   if (found := batches.shapes[0]["speaker_BE"].shape[1]) != config.flow.speaker:
     raise ConfigError(f"{directory}: speaker vectors of length {found}, the flow takes {config.flow.speaker}")
   return batches
 
 
-def batch_shapes(config: Config, row_multiple: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: Config, row_multiple: int) -> Shapes:
   """Shapes of the global batch of the longest rows."""
-  c, tokens = config.flow, round(config.data.buckets[-1] * TOKEN_RATE)
-  rows = bucket_rows(config.data.buckets, config.data.seconds, row_multiple)[-1]
-  return {
-    "tokens_BU": jax.ShapeDtypeStruct((rows, tokens), jnp.int32),
-    "token_lengths_B": jax.ShapeDtypeStruct((rows,), jnp.int32),
-    "mel_BTM": jax.ShapeDtypeStruct((rows, 2 * tokens, c.mel_bins), jnp.float32),
-    "speaker_BE": jax.ShapeDtypeStruct((rows, c.speaker), jnp.float32),
-    "key": jax.ShapeDtypeStruct((2,), jnp.uint32),
-  }
+  c = config.data
+  rows = bucket_rows(c.buckets, c.seconds, row_multiple)[-1]
+  return global_shapes(FlowRows(None, None, 0, config.flow.speaker), rows, round(c.buckets[-1] * TOKEN_RATE))
 
 
-def released_params(directory: Path, component: str) -> dict:
-  """Parameters of a model directory, on the host."""
-  shapes = networks.abstract_params(checkpoint.load_config(directory))[component]
-  return jax.tree.map(np.asarray, checkpoint.load_params(directory, component, shapes))
-
+TRAINER = Trainer("flow", __doc__, Config, task, add_flags)
+main = functools.partial(loop.run, TRAINER)
 
 if __name__ == "__main__":
-  from train import flow  # by its own name: configuration files build the classes of that module
-
-  raise SystemExit(cli.at_exit(flow.main))
+  raise SystemExit(loop.program("train.flow"))

@@ -23,8 +23,7 @@ from cosyjax.inference.stages import LMRow, Solve, Stages, for_decoding
 from cosyjax.layers.stack import unstack_layers
 from cosyjax.lm.sequence import SPEECH, TEXT, known_text_row
 from train.pictures import mel_picture
-
-Heard = tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]  # scalars, pictures, sounds
+from train.task import Findings
 
 MOST = 2  # speech is cut at this times the recording's length
 ROUND = 32  # sizes are multiples of it
@@ -149,7 +148,7 @@ class LMListener:
       if (found := len(utterances[i].speaker_E)) != (expected := self._stages.config.flow.speaker):
         raise ConfigError(f"{directory}: its flow takes speaker vectors of {expected} numbers, the corpus has {found}")
 
-  def __call__(self, params: Any) -> Heard:
+  def __call__(self, params: Any) -> Findings:
     """Says every utterance.
 
     Args:
@@ -173,7 +172,7 @@ class LMListener:
       "sample_ended": float(np.mean([ended == "end" for _, ended in said])),
     }
     if not self._heard:
-      return scalars, {}, {}
+      return Findings(scalars)
     solves, true = [], []
     for i in self._heard:
       u, p = self._utterances[i], self._prompts[i]
@@ -182,4 +181,4 @@ class LMListener:
     made = stages.solve(solves)
     waves = stages.vocode(made, [(0, i) for i in self._heard])
     pictures = {f"mel_{i}": mel_picture(*pair) for i, *pair in zip(self._heard, true, made, strict=True)}
-    return scalars, pictures, {f"speech_{i}": wave_A for i, wave_A in zip(self._heard, waves, strict=True)}
+    return Findings(scalars, pictures, {f"speech_{i}": wave_A for i, wave_A in zip(self._heard, waves, strict=True)})

@@ -10,40 +10,39 @@ the evaluation corpus: how long it speaks, how far from the recording, and, with
 --listen and the features mel and speaker, how it sounds.
 """
 
+import argparse
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from cosyjax import checkpoint, networks
-from cosyjax import config as config_lib
+from cosyjax import checkpoint
 from cosyjax.analysis import flops
 from cosyjax.config import LMConfig
 from cosyjax.data.batches import Batches, lm_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.feature_store import Features
-from cosyjax.errors import ConfigError, DataError
+from cosyjax.data.iterator import global_shapes
+from cosyjax.data.rows import LMRows
+from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.stack import stack_layers, unstack_layers
 from cosyjax.lm import lm_objective
 from cosyjax.lm.text_speech_lm import TextSpeechLM
-from cosyjax.sharding import batch_sharding, process_share, put_batch, row_count, share_count
+from cosyjax.sharding import process_share
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
-from cosyjax.training.checkpoints import Checkpoints
-from cosyjax.training.optimiser import OptimConfig, make_optimiser
-from cosyjax.training.processes import together
-from cosyjax.training.step import make_update, summarise
-from cosyjax.training.train_state import abstract_state, create_state, replace_params, state_shardings, with_shardings
-from train import cli, compile_only, runtime
+from cosyjax.training.optimiser import OptimConfig
+from train import loop, runtime, weights
+from train import task as task_lib
 from train.cli import MeshConfig, RunConfig
 from train.listen import LMListener, first_utterances
-from train.log import Log
-from train.runtime import due
-
-ROWS = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
+from train.task import Findings, HostBatch, Network, Shapes, Speak, Task, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,193 +74,82 @@ class Config:
   prompt: float = 0.3  # share of each that it is given as a prompt
 
 
-def main(argv: list[str] | None = None, look: compile_only.Look | None = None) -> int:
-  # ---- settings
-  flags = cli.parser(__doc__)
+def add_flags(flags: argparse.ArgumentParser) -> None:
   flags.add_argument("--qwen", type=Path, metavar="DIR", help="start text embedding and stack from Qwen2.5 weights")
   flags.add_argument("--tokenizer", type=Path, metavar="DIR", help="text tokenizer, if not that of --init or --qwen")
   flags.add_argument("--listen", type=Path, metavar="MODEL_DIR", help="flow and vocoder for the sounds of evaluations")
-  args, config = cli.parse(__doc__, Config, argv, flags, runs=look is None)
-  runtime.join(args)
+
+
+def task(args: argparse.Namespace, config: Config) -> Task:
   if args.init and args.qwen:
     raise ConfigError("--init and --qwen: expected at most one of them")
   if args.init:
-    stored = checkpoint.load_config(args.init)
-    config = dataclasses.replace(
-      config, lm=stored.lm, data=dataclasses.replace(config.data, split_cjk=stored.text.split_cjk)
-    )
-  run, data, optim = config.run, config.data, config.optim
+    data = dataclasses.replace(config.data, split_cjk=splits_cjk(args, config))
+    config = dataclasses.replace(config, lm=weights.sizes(args, "lm", config.lm), data=data)
+  c, data, run = config.lm, config.data, config.run
+  model = TextSpeechLM(c, jnp.dtype(run.dtype), scan=True, remat=run.remat, speaker=config.speaker)
 
-  # ---- model and optimiser
-  model = TextSpeechLM(config.lm, jnp.dtype(run.dtype), scan=True, remat=run.remat, speaker=config.speaker)
-  tx = make_optimiser(optim, run.steps)
-  loss_fn = lambda params, batch, key, extra: lm_objective.objective(model, params, batch)
-
-  def init(key: jax.Array):
+  def init(key: jax.Array) -> Any:
     row = jnp.zeros((1, 8), jnp.int32)
     speakers = jnp.zeros((1, 1, config.speaker)) if config.speaker else None
     return model.init(key, row, row, segments_BL=row, speaker_BSE=speakers)["params"]
 
-  abstract = abstract_state(init, tx, optim)
-
-  def model_flops(shapes: dict[str, jax.ShapeDtypeStruct]) -> float:
-    c, (rows, length) = config.lm, shapes["ids_BL"].shape
+  def model_flops(shapes: Shapes, step: int) -> float:
+    rows, length = shapes["ids_BL"].shape
     attention = flops.causal_attention(rows, length, c.heads, c.head_dim, c.layers)
     forward = lambda params, batch: lm_objective.objective(model, params, batch).total
-    return flops.training_flops(forward, with_shapes(abstract.params), shapes, attention=attention)
+    return flops.training_flops(forward, task_lib.abstract_params(made)[0], shapes, attention=attention)
 
-  # ---- compile only: the same step for devices that are not there, or on batches that are made up
-  def build(mesh: Mesh):
-    shapes = batch_shapes(config)
-    if data.rows % row_count(mesh):
-      raise ConfigError(f"data.rows: expected a multiple of {row_count(mesh)}, found {data.rows}")
-    rows, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    place = lambda name, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole if name == "key" else rows)
-    batch = {name: place(name, x) for name, x in shapes.items()}
-    update = make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh))
-    return update, (with_shardings(abstract, mesh), batch), data.rows * data.length, model_flops(shapes)
-
-  create = lambda mesh: create_state(init, tx, optim, mesh, runtime.make_key(run.seed, "params"))
-  what = {"mesh": config.mesh, "units": "tokens", "dtype": run.dtype}
-  if look:
-    return look(build, create, config, **what)
-  if args.compile_only:
-    return compile_only.report("train.lm", args.compile_only, build, **what, file=args.report)
-
-  # ---- devices
-  mesh = runtime.start(args, config)
-  stop = runtime.Stop()
-
-  # ---- data
-  tokenizer = load_tokenizer(args, config)
-  batches = make_batches(args.data, (data.split,), config, tokenizer, mesh)
-  fixed, listener = fixed_batches(args, config, tokenizer, mesh)
-
-  # ---- state: resumed, or created and perhaps given weights
-  checkpoints = Checkpoints(
-    args.out / "checkpoints",
-    config=config_lib.to_dict(config),
-    keep_last=run.keep_last,
-    keep_best=run.keep_best,
-    metric="validation loss",
-    every=run.save_every,
-    allow_config_change=args.allow_config_change,
-  )
-  if checkpoints.latest() is not None:
-    step, state, iterator = checkpoints.restore(with_shardings(abstract, mesh))
-    batches.restore(iterator)
-  else:
-    step, state = 0, create(mesh)
-    if args.init:
-      state = replace_params(state, dict(state.params) | released_params(args.init))
-    elif args.qwen:
-      state = replace_params(state, qwen_params(args.qwen, config.lm, state.params))
-
-  # ---- update and evaluation
-  update = together(make_update(loss_fn, tx, optim, run.steps, state_shardings(abstract, mesh)), "step")
-  whole = NamedSharding(mesh, PartitionSpec())
-  evaluate = lambda params, batch: lm_objective.objective(model, params, batch, layouts=True)
-  evaluate = together(jax.jit(evaluate, out_shardings=whole), "evaluation")
-  log = Log(
-    args.out,
-    total_steps=run.steps,
-    config=config_lib.to_dict(config),
+  qwen = functools.partial(qwen_params, args.qwen, c) if args.qwen else None
+  made = Task(
+    config=config,
+    networks=Network(init, config.optim, run.steps),
     units="tokens",
-    flops_per_unit=model_flops(batches.shapes[0]) / (data.rows * data.length),
-    dtype=run.dtype,
-    log_every=run.log_every,
-    start=step,
-    name="lm",
+    metric="loss",
+    open=functools.partial(open_batches, config, functools.cache(lambda: load_tokenizer(args, config))),
+    shapes=functools.partial(batch_shapes, config),
+    amount=lambda batch: float((batch["segments_BL"] > 0).sum()),
+    capacity=lambda shapes: float(shapes["ids_BL"].size),
+    flops=model_flops,
+    loss=lambda params, batch, key, extra: lm_objective.objective(model, params, batch),
+    look=lambda params, extra, batch, key: lm_objective.objective(model, params, batch, layouts=True),
+    measure=functools.partial(measure, c.speech_vocab),
+    start=weights.starter(args, "lm", stack_layers) or qwen,
+    speech=None if config.speaker else functools.partial(speech, args, config),
+    ids={"ids_BL": (0, min(c.speech_codes, c.text_vocab)), "targets_BL": (0, c.speech_codes)},
   )
-
-  # ---- loop
-  metric, code = None, 0
-  while step < run.steps:
-    host = next(batches)
-    batch = put_batch(host, mesh)
-    with jax.set_mesh(mesh), runtime.no_copies():
-      state, metrics = update(state, batch)
-    step += 1
-    tokens = int((host["segments_BL"] > 0).sum()) * share_count(mesh)
-    log.step(step, metrics, tokens, stats=batches.stats)
-    stop.poll(step)
-    if fixed and (due(step, run.eval_every) or step == run.steps):
-      params = state.params if state.ema is None else state.ema
-      found = validate(evaluate, params, fixed, mesh, config.lm.speech_vocab)
-      heard, pictures, sounds = listener(params) if listener else ({}, {}, {})
-      log.evaluation(step, found | heard, pictures, sounds)
-      metric = found["loss"]
-    if due(step, run.save_every) or stop.asked or step == run.steps:
-      log.flush()
-      checkpoints.save(step, state, batches.state(), metric=metric, wait=step == run.steps or stop.asked)
-    if stop.asked and step < run.steps:
-      code = runtime.STOPPED
-      break
-  checkpoints.close()
-  batches.close()
-  log.close()
-  stop.close()
-  return code
+  return made
 
 
 # ---- evaluation
 
 
-def validate(evaluate, params, fixed: list[dict[str, np.ndarray]], mesh: Mesh, ids: int) -> dict[str, float]:
-  """Loss and accuracy over the fixed batches, of each layout too, and what guessing the commonest token would score."""
-  with jax.set_mesh(mesh):
-    losses = [jax.device_get(evaluate(params, put_batch(batch, mesh))) for batch in fixed]
-  loss, metrics = summarise(jax.tree.map(lambda *parts: np.sum(parts), *losses))
-  targets = np.concatenate([batch["targets_BL"][batch["targets_BL"] >= 0] for batch in fixed])
-  out = {"loss": float(loss)} | {name: float(value) for name, value in metrics.items()}
+def measure(ids: int, losses: Sequence[Any], batches: Sequence[HostBatch]) -> Findings:
+  """Loss and accuracy, of each layout too, and what guessing the commonest of `ids` tokens would score."""
+  targets = np.concatenate([batch["targets_BL"][batch["targets_BL"] >= 0] for batch in batches])
   counts_V = runtime.over_processes(np.bincount(targets, minlength=ids))
-  return out | {"accuracy_unigram": lm_objective.unigram_accuracy(counts_V)}
+  return Findings(task_lib.means(losses) | {"accuracy_unigram": lm_objective.unigram_accuracy(counts_V)})
 
 
-def fixed_batches(
-  args, config: Config, tokenizer: TextTokenizer, mesh
-) -> tuple[list[dict[str, np.ndarray]], LMListener | None]:
-  """The batches of every evaluation, and what says its utterances; none if there is no corpus for it."""
-  splits = (config.data.eval_split, "train") if args.eval_data else (config.data.eval_split,)
-  try:
-    batches = make_batches(args.eval_data or args.data, splits, config, tokenizer, mesh, fixed=True)
-  except DataError as error:
-    if args.eval_data:
-      raise
-    print(f"no evaluation: {error}")
-    return [], None
-  found = [batch for _, batch in zip(range(config.run.eval_batches), batches, strict=False)]
-  batches.close()
-  said = []
-  if found and not config.speaker and jax.process_count() == 1:
-    said = first_utterances(batches.rows, config.samples, config.data.length)
-  if not said:
-    return found, None
-  options = {"prompt": config.prompt, "directory": args.listen or args.init, "dtype": config.run.dtype}
-  return found, LMListener(config.lm, said, **options)
+def speech(args: argparse.Namespace, config: Config, batches: Batches, fixed: Sequence[HostBatch]) -> Speak | None:
+  """What lets the model continue the first utterances of the evaluation corpus."""
+  utterances = first_utterances(batches.rows, config.samples, config.data.length)
+  directory = args.listen or (args.init if args.init and not weights.is_run(args.init) else None)
+  options = {"prompt": config.prompt, "directory": directory, "dtype": config.run.dtype}
+  return LMListener(config.lm, utterances, **options) if utterances else None
 
 
 # ---- data
 
 
-def make_batches(
-  directory: Path, splits: tuple[str, ...], config: Config, tokenizer: TextTokenizer, mesh, *, fixed: bool = False
-) -> Batches:
-  """Batches of the first of the splits that is there; once through and in order if they are to stay the same."""
+def open_batches(config: Config, tokenizer: Any, directory: Path, split: str, mesh: Mesh, fixed: bool) -> Batches:
   c = config.data
   names = ("speech_tokens", *(("speaker",) if config.speaker else ()))
-  for split in splits:
-    try:
-      features = Features(directory, split, names)
-      break
-    except DataError:
-      if split == splits[-1]:
-        raise
-  order = {"shuffle": False, "keep_rest": True, "epochs": 1} if fixed else {}
+  features = Features(directory, split, names)
   return lm_batches(
     Corpus(directory, split),
     features,
-    tokenizer,
+    tokenizer(),
     config.lm,
     rows=c.rows,
     length=c.length,
@@ -271,23 +159,27 @@ def make_batches(
     normalise=c.normalise,
     seed=config.run.seed,
     process=process_share(mesh),
-    workers=0 if fixed else c.workers,
-    **order,
+    **task_lib.order(fixed, c.workers),
   )
 
 
-def batch_shapes(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of the global batch."""
+def batch_shapes(config: Config, row_multiple: int) -> Shapes:
+  """Shapes of the global batch.
+
+  Raises:
+    ConfigError: its rows do not divide over the mesh.
+  """
   rows, length = config.data.rows, config.data.length
-  out = {name: jax.ShapeDtypeStruct((rows, length), jnp.int32) for name in ROWS}
-  if config.speaker:
-    out["speaker_BSE"] = jax.ShapeDtypeStruct((rows, max(length // 32, 1), config.speaker), jnp.float32)
-  return out | {"key": jax.ShapeDtypeStruct((2,), jnp.uint32)}
+  if rows % row_multiple:
+    raise ConfigError(f"data.rows: expected a multiple of {row_multiple}, found {rows}")
+  reader = LMRows(None, None, 0, config.lm, None, None, 0.0, max(length // 32, 1), config.speaker)
+  return global_shapes(reader, rows, length)
 
 
 def load_tokenizer(args, config: Config) -> TextTokenizer:
   """The text tokenizer of the run; the small built-in one for a model that has no more text ids than that."""
-  directory = args.tokenizer or (args.init / "text_tokenizer" if args.init else args.qwen) or tiny_tokenizer_dir()
+  of_model = args.init / "text_tokenizer" if args.init and not weights.is_run(args.init) else None
+  directory = args.tokenizer or of_model or args.qwen or tiny_tokenizer_dir()
   tokenizer = TextTokenizer.load(directory, split_cjk=config.data.split_cjk)
   if len(tokenizer) > config.lm.text_vocab:
     raise ConfigError(f"{directory}: a tokenizer of {len(tokenizer)} ids, the model has {config.lm.text_vocab}")
@@ -299,27 +191,25 @@ def load_tokenizer(args, config: Config) -> TextTokenizer:
 # ---- weights to start from
 
 
-def released_params(directory: Path) -> dict:
-  """The LM of a model directory, stacked, on the host."""
-  shapes = networks.abstract_params(checkpoint.load_config(directory))["lm"]
-  return stack_layers(jax.tree.map(np.asarray, checkpoint.load_params(directory, "lm", shapes)))
+def splits_cjk(args: argparse.Namespace, config: Config) -> bool:
+  """Whether the model of --init reads Chinese characters one by one."""
+  if not weights.is_run(args.init):
+    return checkpoint.load_config(args.init).text.split_cjk
+  step, _ = weights.choose(args.init, args.init_step, args.init_last)
+  return weights.run_settings("lm", args.init, step)[1]["data"]["split_cjk"]
 
 
-def qwen_params(directory: Path, config: LMConfig, fresh: dict) -> dict:
+def qwen_params(directory: Path, config: LMConfig, fresh: dict) -> tuple[dict, None]:
   """Fresh parameters with the text embedding and the stack of Qwen2.5."""
   from convert import qwen2
 
-  shapes = jax.eval_shape(unstack_layers, with_shapes(fresh))
+  shapes = jax.eval_shape(unstack_layers, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unbox(fresh)))
   found = qwen2.initial_params(directory, config, shapes)
-  return dict(fresh) | stack_layers({name: found[name] for name in qwen2.PARTS})
+  return dict(fresh) | stack_layers({name: found[name] for name in qwen2.PARTS}), None
 
 
-def with_shapes(params):
-  """Shapes and dtypes of a tree of arrays, boxed or not."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unbox(params))
-
+TRAINER = Trainer("lm", __doc__, Config, task, add_flags)
+main = functools.partial(loop.run, TRAINER)
 
 if __name__ == "__main__":
-  from train import lm  # by its own name: configuration files build the classes of that module
-
-  raise SystemExit(cli.at_exit(lm.main))
+  raise SystemExit(loop.program("train.lm"))

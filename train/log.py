@@ -40,6 +40,7 @@ class Log:
   """A run's log. Every process makes one and calls it alike; process 0 alone writes.
 
   Attributes:
+    out: run directory.
     bad: non-finite steps in a row, as last fetched.
     last: scalars of the last step that was fetched, by name.
   """
@@ -74,7 +75,7 @@ class Log:
       name: of the trainer, before the bar.
       show: False for neither bar nor lines on the terminal.
     """
-    self.bad, self.last = 0, {}
+    self.bad, self.last, self.out = 0, {}, Path(out)
     self._main = runtime.is_main()
     self._total, self._every, self._units, self._name = total_steps, max(log_every, 1), units, name
     self._flops, self._devices = flops_per_unit, devices or jax.device_count()
@@ -82,16 +83,15 @@ class Log:
     self._pending: tuple[int, Mapping[str, Any], dict[str, float]] | None = None
     self._times: deque[float] = deque(maxlen=_WINDOW)
     self._before, self._waited = None, 0.0  # clock and waiting time at the last step
-    self._forget_window()
+    self._clear_window()
     self._file = self._board = self._bar = None
     self._show = show and self._main
     if not self._main:
       return
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    drop_after(out / FILE, start)
-    self._file = (out / FILE).open("a")
-    self._board = _board(out / "tensorboard", start)
+    self.out.mkdir(parents=True, exist_ok=True)
+    drop_after(self.out / FILE, start)
+    self._file = (self.out / FILE).open("a")
+    self._board = _board(self.out / "tensorboard", start)
     if self._board is not None and config is not None:
       self._board.add_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```", start)
     terminal = self._show and sys.stderr.isatty()
@@ -148,7 +148,7 @@ class Log:
     self.bad = int(max((v for name, v in values.items() if name.rsplit("/", 1)[-1] == "bad"), default=0))
     if step % self._every == 0 or step == self._total:
       self._write(step, {f"train/{name}": value for name, value in values.items()} | speed)
-    self._tell(step, values, speed)
+    self._show_step(step, values, speed)
     runtime.check_bad(values, step)
     return values
 
@@ -177,11 +177,18 @@ class Log:
         self._add("audio", name, wav(audio, SAMPLE_RATE), step, sample_rate=float(SAMPLE_RATE), num_channels=1,
                   length_frames=len(audio), content_type="audio/wav")  # fmt: skip
       self._board.flush()
-    if self._show:
-      text = f"{self._name}: step {step}, " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-      tqdm.write(text, file=sys.stderr) if self._bar is not None else print(text, file=sys.stderr, flush=True)
+    self.say(f"{self._name}: step {step}, " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
     meet("evaluation written")  # process 0 had pictures to make and files to write
     self.restart()
+
+  def say(self, text: str) -> None:
+    """Shows a text on the terminal of process 0."""
+    if self._show:
+      tqdm.write(text, file=sys.stderr) if self._bar is not None else print(text, file=sys.stderr, flush=True)
+
+  def rate(self, flops_per_unit: float) -> None:
+    """Model FLOPs of a unit from the next step on."""
+    self._flops = flops_per_unit
 
   def restart(self) -> None:
     """Starts the clock of the next step anew, after something that was not training."""
@@ -202,7 +209,7 @@ class Log:
   def __exit__(self, *error: Any) -> None:
     self.close()
 
-  def _forget_window(self) -> None:
+  def _clear_window(self) -> None:
     self._seconds = self._waiting = self._counted = 0.0
 
   def _speed(self) -> dict[str, float]:
@@ -214,7 +221,7 @@ class Log:
     out |= {f"speed/step_p{q}": float(np.percentile(self._times, q)) for q in (50, 99)}
     if self._flops and (mfu := utilisation(self._flops * rate, 1.0, self._devices, self._peak)) is not None:
       out["speed/mfu"] = mfu
-    self._forget_window()
+    self._clear_window()
     return out
 
   def _write(self, step: int, values: dict[str, float]) -> None:
@@ -233,7 +240,7 @@ class Log:
     part = getattr(Summary, kind.capitalize())(**{f"encoded_{kind}_string": data}, **fields)
     self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, **{kind: part})]), step)
 
-  def _tell(self, step: int, values: dict[str, float], speed: dict[str, float]) -> None:
+  def _show_step(self, step: int, values: dict[str, float], speed: dict[str, float]) -> None:
     if not self._show:
       return
     shown = [f"loss {values['loss']:.4g}"] if "loss" in values else []

@@ -77,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   # ---- the two encoders, and what they make of the corpus
   encoders = ["--speech-tokenizer", train("speech_tokenizer"), "--speaker", train("speaker")]
   if not (out / "encoders").exists():
-    call("export", *encoders, "--rest", "tiny", "--out", out / "encoders")
+    call("export", *encoders, "--last", "--rest", "tiny", "--out", out / "encoders")
   call("features", corpus, "--model", out / "encoders", "--names", "speech_tokens", "speaker")
 
   # ---- the rest
   rest = [part for name in ("lm", "flow", "vocoder") for part in (f"--{name}", train(name))]
   if not (out / "model").exists():
-    call("export", "--base", out / "encoders", *rest, "--out", out / "model")
+    call("export", "--base", out / "encoders", *rest, "--last", "--out", out / "model")
 
   # ---- text in, audio out, and back
   rows = [json.loads(line) for line in args.manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -118,8 +118,7 @@ def say_back(out: Path, run: Path, texts: list[str], seed: int) -> dict[str, lis
   from cosyjax.data.feature_store import Features
   from cosyjax.speech_tokenizer.asr_model import AsrConfig
   from cosyjax.speech_tokenizer.recognise import METHODS, recognise
-  from cosyjax.training.checkpoint_files import read_json
-  from cosyjax.training.checkpoints import read_arrays
+  from train import weights
 
   model = cosyjax.load(out / "model")
   # What is known by heart is said as it is: the likeliest token each time, and repeated ones are no fault.
@@ -141,9 +140,9 @@ def say_back(out: Path, run: Path, texts: list[str], seed: int) -> dict[str, lis
     row[: len(wave)] = wave
   mel_BTM, lengths_B = log_mel_16k(jnp.asarray(wave_BA), jnp.asarray([len(wave) for wave in waves]))
 
-  step, params = read_arrays(run / "checkpoints")
-  settings = read_json(run / "checkpoints" / f"{step:08d}" / "config.json")
-  sizes = config_lib.from_dict(settings["tokenizer"], config_lib.SpeechTokenizerConfig)
+  step, _ = weights.choose(run, last=True)
+  sizes, settings = weights.run_settings("speech_tokenizer", run, step)
+  params, _ = weights.run_weights("speech_tokenizer", run, step)
   asr = config_lib.from_dict(settings["asr"], AsrConfig)
   return {method: recognise(params, sizes, asr, mel_BTM, lengths_B, method=method) for method in METHODS}
 

@@ -1,26 +1,11 @@
-"""Devices, signals and seeds of a training run.
-
-How a loop uses them:
-
-    runtime.join(args)
-    mesh = runtime.start(args, config)
-    stop = runtime.Stop()
-    while step < steps:
-      batch = put_batch(next(batches), mesh)
-      with runtime.no_copies():
-        state, metrics = update(state, batch)
-      step += 1
-      stop.poll(step)
-      if due(step, save_every) or stop.asked or step == steps:
-        checkpoints.save(step, state, batches.state())
-      if stop.asked:
-        checkpoints.close()
-        return runtime.STOPPED
-"""
+"""Devices, signals and seeds of a training run."""
 
 import contextlib
+import math
+import os
 import signal
 import sys
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -62,12 +47,22 @@ def start(args: Any, config: Any) -> Mesh:
     config: has `mesh`, a `MeshConfig`.
 
   Raises:
-    ConfigError: the mesh does not fit the devices.
+    ConfigError: the mesh does not fit the devices; the message has settings that would.
   """
   if not args.no_cache:
     enable_cache()
-  shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, jax.device_count())
-  return make_mesh(*shape)
+  devices = jax.devices()
+  if (args.devices or 1) not in range(1, len(devices) + 1):
+    raise ConfigError(f"--devices {args.devices}: expected 1 to {len(devices)}")
+  devices, mesh = devices[: args.devices], config.mesh
+  try:
+    shape = mesh_shape(mesh.data, mesh.fsdp, mesh.tensor, len(devices))
+  except ConfigError as error:
+    tensor = math.gcd(max(mesh.tensor, 1), len(devices))
+    fsdp = math.gcd(max(mesh.fsdp, 1), len(devices) // tensor)
+    fits = f"--set mesh.data=-1 mesh.fsdp={fsdp} mesh.tensor={tensor}"
+    raise ConfigError(f"{error}; this would fit: {fits}") from None
+  return make_mesh(*shape, devices=devices)
 
 
 def everywhere(key: jax.Array, mesh: Mesh) -> jax.Array:
@@ -130,32 +125,42 @@ def check_bad(metrics: Mapping[str, Any], step: int | None = None) -> None:
 class Stop:
   """Turns SIGTERM and SIGINT into a flag: the loop saves and leaves with `STOPPED`.
 
-  A second signal changes nothing, so that it cannot break a save. Several processes must
-  leave after the same step: `poll` lets them agree every `every` steps.
+  A second signal ends the process at once, with 128 and its number; what was saved before stays whole. One that
+  comes within `ONE` second is the first once more: a terminal and a parent process may both send it.
+  Several processes must leave after the same step: `poll` lets them agree every `every` steps.
   """
 
+  ONE = 1.0
+
   def __init__(self, every: int = 10) -> None:
-    self._heard, self._agreed, self._polled, self._every = False, False, False, every
+    self._received, self._agreed, self._polled, self._every = False, False, False, every
+    self._since = 0.0
     self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
 
   def _handle(self, number: int, frame: Any) -> None:
-    if not self._heard:
-      print(f"\n{signal.Signals(number).name}: saving after this step, then stopping", file=sys.stderr, flush=True)
-    self._heard = True
+    name, now = signal.Signals(number).name, time.monotonic()
+    if not self._received:
+      self._since = now
+      print(f"\n{name}: saving after this step, then stopping; once more stops at once", file=sys.stderr, flush=True)
+    elif now - self._since > self.ONE:
+      print(f"\n{name}: stopped without saving; the same command goes on from the last checkpoint", file=sys.stderr)
+      sys.stderr.flush()
+      os._exit(128 + number)  # a save may be under way in other threads: nothing here waits for them
+    self._received = True
 
   @property
   def asked(self) -> bool:
     """Whether to stop after this step. It changes in `poll` alone, so all reads within a step agree."""
-    return self._agreed if self._polled or jax.process_count() > 1 else self._heard
+    return self._agreed if self._polled or jax.process_count() > 1 else self._received
 
   def poll(self, step: int) -> bool:
     """Called once a step, by every process; returns `asked`."""
     if jax.process_count() == 1:
-      self._agreed = self._heard
+      self._agreed = self._received
     elif due(step, self._every):
       from jax.experimental import multihost_utils
 
-      self._agreed = bool(np.any(multihost_utils.process_allgather(np.asarray(self._heard))))
+      self._agreed = bool(np.any(multihost_utils.process_allgather(np.asarray(self._received))))
     self._polled = True
     return self._agreed
 

@@ -45,14 +45,19 @@ def find_damage(folder: Path) -> str | None:
   return None
 
 
-def check_config(saved: dict[str, Any], current: dict[str, Any], allowed: Sequence[str], where: str) -> None:
+def check_config(
+  saved: dict[str, Any], current: dict[str, Any], allowed: Sequence[str], where: str, defaults: dict[str, Any]
+) -> None:
   """Refuses to go on under another configuration.
+
+  A setting that was not there yet when the checkpoint was saved counts as saved with its default.
 
   Raises:
     CheckpointError: a setting differs that is not below one of the `allowed` names; with a diff.
   """
   # Through JSON: a tuple that was saved comes back as a list
-  saved, current = _flat(saved), _flat(json.loads(json.dumps(current)))
+  saved, current, defaults = (_flat(json.loads(json.dumps(config))) for config in (saved, current, defaults))
+  saved = {name: value for name, value in defaults.items() if name in current} | saved
   covered = lambda name: any(name == a or name.startswith(a + ".") for a in allowed)
   missing = object()
   differ = [n for n in saved.keys() | current.keys() if saved.get(n, missing) != current.get(n, missing)]
@@ -96,19 +101,22 @@ def check_arrays(saved: dict[str, Any], wanted: dict[str, Any], where: str) -> N
     raise CheckpointError(f"{where}: holds the state of another model:\n  " + "\n  ".join(lines) + more)
 
 
-def commit(work: Path, target: Path, texts: dict[str, str]) -> None:
-  """Writes the small files and the digests, and makes the step count."""
-  for name, text in texts.items():
-    (work / name).write_text(text)
-  files = dict(sorted(_files(work).items()))
+def write_digests(folder: Path) -> None:
+  """Writes size and digest of every file of a checkpoint, to the disk itself."""
+  files = dict(sorted(_files(folder).items()))
   digests = _digests(files)
   listed = {name: [path.stat().st_size, digests[name]] for name, path in files.items()}
   body = json.dumps(listed, indent=0).encode()
-  with (work / "digests").open("wb") as out:
+  with (folder / "digests").open("wb") as out:
     out.write(_blake(body).encode() + b"\n" + body)
     out.flush()
     os.fsync(out.fileno())
-  work.rename(target)
+
+
+def part_file(folder: Path, name: str) -> Path:
+  """The JSON file of a checkpoint's "config", "info" or "iterator"."""
+  of_earlier_versions = folder / f"{name}.json"
+  return of_earlier_versions if of_earlier_versions.exists() else folder / name / "metadata"
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -67,18 +67,18 @@ def learning_rate(c: OptimConfig, steps: int) -> optax.Schedule:
     steps: length of the run, where the cosine ends.
   """
 
-  def rate(count: jax.typing.ArrayLike) -> jax.Array:
-    n = jnp.asarray(count, jnp.float32)
-    scale = jnp.minimum((n + 1.0) / max(c.warmup, 1), 1.0)
-    if c.schedule == "cosine":
-      done = jnp.clip((n - c.warmup) / max(steps - 1 - c.warmup, 1), 0.0, 1.0)
-      scale = scale * (c.final + (1.0 - c.final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)))
-    elif c.schedule == "inverse_sqrt":
-      peak = max(c.warmup, 1)
-      scale = scale * jnp.sqrt(peak / jnp.maximum(n + 1.0, peak))
-    return c.learning_rate * scale
-
-  return rate
+  first = max(c.warmup, 1)
+  after = {
+    "constant": optax.constant_schedule(c.learning_rate),
+    "cosine": optax.cosine_decay_schedule(c.learning_rate, max(steps - 1 - c.warmup, 1), c.final),
+    "inverse_sqrt": lambda n: c.learning_rate * jnp.sqrt(first / jnp.maximum(n + c.warmup + 1.0, first)),
+  }[c.schedule]
+  if c.warmup > 1:
+    rise = optax.linear_schedule(c.learning_rate / c.warmup, c.learning_rate, c.warmup - 1)
+    joined = optax.join_schedules([rise, after], [c.warmup])
+  else:
+    joined = optax.join_schedules([optax.constant_schedule(c.learning_rate), after], [c.warmup])
+  return lambda count: jnp.asarray(joined(jnp.asarray(count)), jnp.float32)
 
 
 def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformationExtraArgs:

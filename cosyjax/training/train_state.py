@@ -77,12 +77,13 @@ def create_state(
   return make(key)
 
 
-def replace_params(state: TrainState, params: Any) -> TrainState:
+def replace_params(state: TrainState, params: Any, extra: Any = None) -> TrainState:
   """The state of a run that starts from given weights: optimiser, counts and average afresh.
 
   Args:
     state: gives the shardings and everything that is not replaced.
     params: tree like `state.params`, of NumPy or JAX arrays.
+    extra: tree like `state.extra`, or None to keep that.
 
   Raises:
     CheckpointError: the trees or shapes differ; both are listed.
@@ -96,8 +97,9 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
   params = jax.tree.map(_place, params, state.params)
   zeros = lambda tree: jax.tree.map(lambda x: _place(np.zeros((), x.dtype), x), tree)
   ema = None if state.ema is None else jax.tree.map(jnp.copy, params)  # a buffer of its own, as the state is donated
+  extra = state.extra if extra is None else jax.tree.map(_place, extra, state.extra)
   fresh = {name: zeros(getattr(state, name)) for name in ("step", "bad", "skipped", "opt_state")}
-  return state.replace(params=params, ema=ema, **fresh)
+  return state.replace(params=params, ema=ema, extra=extra, **fresh)
 
 
 def _place(new: Any, old: jax.Array) -> jax.Array:
