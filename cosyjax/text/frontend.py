@@ -8,7 +8,10 @@ from collections.abc import Callable
 from cosyjax.config import TextConfig
 from cosyjax.errors import TextError
 from cosyjax.text import tags
+from cosyjax.text.language import check
+from cosyjax.text.lexicon import Lexicon
 from cosyjax.text.normalise import normalise as read_out
+from cosyjax.text.normalise import reading
 from cosyjax.text.split import split_text
 from cosyjax.text.text_tokenizer import TextTokenizer
 
@@ -37,6 +40,9 @@ def prepare(
   config: TextConfig,
   *,
   normalise: Callable[[str], str] = read_out,
+  language: str = "auto",
+  prompt_language: str = "en",
+  lexicon: Lexicon | None = None,
   max_characters: int = MAX_CHARACTERS,
 ) -> list[Piece]:
   """Checks, reads out, splits and tokenises a text; logs each piece as it will be read (INFO).
@@ -47,6 +53,9 @@ def prepare(
     tokenizer: of the model.
     config: whether to read out numbers, and the lengths of pieces.
     normalise: takes the place of `cosyjax.text.normalise`; called if `config.normalise` says so.
+    language: "zh", "en", "other", or "auto"; see `cosyjax.text.normalise`.
+    prompt_language: what "auto" takes for digits and signs alone.
+    lexicon: words to put in the place of words, after reading; also of a text that is not read out.
     max_characters: longest text accepted.
 
   Returns:
@@ -55,16 +64,22 @@ def prepare(
   Raises:
     TextError: not a string, not valid Unicode, empty, nothing that can be spoken, over-long, or
       with a control tag in it.
+    ConfigError: no such language.
   """
+  check(language, prompt_language)
   _check_string(text, max_characters)
   text = clean(text)
   _check_tags(text, tokenizer)
-  _check_speakable(text)
-  if config.normalise:
-    text = normalise(text)
+  written = text
+  if config.normalise and written.strip():
+    is_ours = normalise is read_out
+    text = reading(language, prompt_language, lexicon)(text) if is_ours else normalise(text)
     _check_string(text, 8 * max_characters, "the normalised text")
-    _check_tags(text, tokenizer)  # what removing a sign has put together
-    _check_speakable(text)
+    lexicon = None if is_ours else lexicon
+  if lexicon:
+    text = lexicon.replace(text)
+  _check_tags(text, tokenizer)  # what removing a sign has put together
+  _check_speakable(text, written)
   found = split_text(text, tokenizer, config.min_tokens, config.max_tokens, config.merge_tokens)
   pieces = [Piece(part, tuple(tokenizer.encode(part))) for part in found if _is_speakable(part)]
   for number, piece in enumerate(pieces, 1):
@@ -112,11 +127,12 @@ def _check_tags(text: str, tokenizer: TextTokenizer) -> None:
       )
 
 
-def _check_speakable(text: str) -> None:
-  if not text.strip():
+def _check_speakable(text: str, written: str) -> None:
+  """Refuses a text of which, once read, nothing can be said; `㎡` can be, though it is no letter."""
+  if not written.strip():
     raise TextError("text: expected something to say, found nothing")
   if not _is_speakable(text):
-    raise TextError(f"text: nothing in {text.strip()[:40]!r} can be spoken; expected letters, digits or a sound tag")
+    raise TextError(f"text: nothing in {written.strip()[:40]!r} can be spoken; expected letters, digits or a sound tag")
 
 
 def _is_speakable(text: str) -> bool:

@@ -5,12 +5,11 @@ bytes, within a character. Ids, their order and the utterance borders depend on 
 alone: every decision is made at one character, from the text up to it.
 
 **Which ids.** Those of the whole text: the ids of an utterance are `tokenizer.encode` of its
-text, and the texts of the utterances put together are `normalise` of the whole. What is
-different, because it cannot be known in time:
+text, and the texts of the utterances put together are `normalise` of the whole, which reads
+through the same segments. What is different, because it cannot be known in time:
 
-- The language is that of the text so far; English before the first Chinese character is read
-  as English.
-- What cannot be read out for 256 characters (numbers upon numbers without a mark) is cut.
+- With `language="auto"` the language is that of the text so far; English before the first
+  Chinese character is read as English. A language that is given is that of the whole.
 - More than 64 letters, signs or blanks in a row are cut into 64 at a time for the BPE. With
   `split_cjk`, Chinese characters go one by one.
 - More than 64 signs before the first word of an utterance are dropped.
@@ -36,7 +35,9 @@ from collections.abc import Callable
 
 from cosyjax.config import TextConfig
 from cosyjax.errors import ConfigError, TextError
-from cosyjax.text import stream_ids, stream_read
+from cosyjax.text import stream_callers, stream_ids, stream_read
+from cosyjax.text.language import check
+from cosyjax.text.lexicon import Lexicon
 from cosyjax.text.normalise import close_text
 from cosyjax.text.normalise import normalise as read_out
 from cosyjax.text.stream_clean import Composer, TagScanner
@@ -57,21 +58,39 @@ class TextStream:
     config: whether to read out numbers, and the lengths of utterances.
     normalise: takes the place of `cosyjax.text.normalise`. It gets whole sentences, or what there is after 1024
       characters without a sentence end.
+    language: "zh", "en", "other", or "auto"; see `cosyjax.text.normalise`.
+    prompt_language: what "auto" takes for digits and signs alone.
+    lexicon: words to put in the place of words, after reading; what may become one of its words waits.
 
   Raises:
-    ConfigError: limits that cannot be met.
+    ConfigError: limits that cannot be met, or no such language.
   """
 
   def __init__(
-    self, tokenizer: TextTokenizer, config: TextConfig, *, normalise: Callable[[str], str] = read_out
+    self,
+    tokenizer: TextTokenizer,
+    config: TextConfig,
+    *,
+    normalise: Callable[[str], str] = read_out,
+    language: str = "auto",
+    prompt_language: str = "en",
+    lexicon: Lexicon | None = None,
   ) -> None:
+    check(language, prompt_language)
     if not 0 < config.min_tokens <= config.max_tokens:
       raise ConfigError(f"expected 0 < min_tokens <= max_tokens, found {config.min_tokens}, {config.max_tokens}")
     self._decoder = codecs.getincrementaldecoder("utf-8")()
     self._composer, self._scanner = Composer(), TagScanner(tokenizer)
     self._reader, self._reading = None, ()
     if config.normalise:
-      self._reader = stream_read.Reader() if normalise is read_out else stream_read.SentenceReader(normalise)
+      is_ours = normalise is read_out
+      self._reader = (
+        stream_read.Reader(language, prompt_language) if is_ours else stream_callers.SentenceReader(normalise)
+      )
+    elif lexicon:
+      self._reader = stream_callers.PlainReader()
+    if self._reader:
+      self._lexicon = lexicon.stream() if lexicon else None
       # Reading out may leave a letter and its accent side by side, or letters that make a tag.
       self._composer_after = Composer(strip=False)
       self._scanner_after = TagScanner(tokenizer)
@@ -84,8 +103,10 @@ class TextStream:
   @property
   def held(self) -> int:
     """Characters that wait for more, in whichever step; bounded, however long the text."""
-    steps = [self._composer, self._scanner, self._speaker]
-    return sum(step.held for step in (*steps, *self._reading))
+    steps = [self._composer, self._scanner, self._speaker, *self._reading]
+    if self._reader and self._lexicon:
+      steps.append(self._lexicon)
+    return sum(step.held for step in steps)
 
   def push(self, piece: str | bytes) -> list[Fed]:
     """Takes the next piece and returns what it made certain, at most one `Fed` per utterance, possibly none.
@@ -127,7 +148,7 @@ class TextStream:
     if self._reader:
       self._reader.close()
       self._after_reading()
-      self._speaker.text(self._joined(self._composer_after.close()))
+      self._end_stretch()
       self._speaker.text(self._scanner_after.close())
       language = self._reader.language
     self._speaker.close((lambda text: close_text(text, language)) if self._adds_mark else str.rstrip)
@@ -173,13 +194,20 @@ class TextStream:
     out, self._reader.out = self._reader.out, []
     for kind, text in out:
       if kind == stream_read.TEXT:
+        text = self._lexicon.feed(text) if self._lexicon else text
         self._speaker.text(self._joined(self._composer_after.feed(text)))
-      else:
+      elif kind == stream_read.TAG:
+        self._end_stretch()
+        self._speaker.text(self._joined(text))
+      elif not (self._lexicon and self._lexicon.held):
         self._speaker.text(self._joined(self._composer_after.close()))
-        if kind == stream_read.FENCE:
-          self._speaker.fence()
-        else:
-          self._speaker.text(self._joined(text))
+        self._speaker.fence()
+
+  def _end_stretch(self) -> None:
+    """All that the steps after reading hold."""
+    if self._lexicon:
+      self._speaker.text(self._joined(self._composer_after.feed(self._lexicon.close())))
+    self._speaker.text(self._joined(self._composer_after.close()))
 
   def _joined(self, text: str) -> str:
     """Plain text of `text`, its tags handed on."""

@@ -24,12 +24,34 @@ class _Encoder(Protocol):
 
 CLOSERS = r"[\"'”’」』》〉)）】〕\]]*"
 SENTENCE_END = re.compile(r"[。！？!?；;…｡.]+" + CLOSERS)
+LAST_OF_SENTENCE = frozenset("。！？!?；;…｡.\"'”’」』》〉)）】〕]")
+_SENTENCE_TAIL = re.compile(SENTENCE_END.pattern + "$")
 _CLAUSE_END = re.compile(r"(?:[，、：]+|[,:](?=\s|[^\x00-\x7f])|—+|\n+)" + CLOSERS)
 CLINGING = frozenset("。！？；：，、…”’」』》〉）】〕.,!?;:)")  # begin no piece
 ABBREVIATION = re.compile(
   r"(?:^|[^A-Za-z])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Col|Lt|Capt|Rev|vs|No|Fig|Vol|Inc|Ltd|Co|Corp|Mt|approx|dept"
   r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|[A-Za-z](?:\.[A-Za-z]){0,5})$"
 )
+
+
+def ends_sentence(before: str, blank: bool, after: str, tag: bool = False) -> bool:
+  """Whether a sentence ends between `before` and `after`, by the rules of `split_text`.
+
+  Args:
+    before: the text so far without blanks at its end; 32 characters are enough.
+    blank: a blank stands between the two.
+    after: the next character.
+    tag: the next character begins a tag.
+  """
+  if before[-1:] not in LAST_OF_SENTENCE or not (m := _SENTENCE_TAIL.search(before)):
+    return False
+  marks = m.group()
+  if marks[0] in ".!?…" and after.isascii() and after.islower() and not tag:
+    return False
+  if marks[0] == "." and marks.rstrip("\"')]") == ".":
+    glued = after.isascii() and not blank and not tag
+    return not (glued or ABBREVIATION.search(before[max(m.start() - 12, 0) : m.start()]))
+  return True
 
 
 def split_text(

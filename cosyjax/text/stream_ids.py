@@ -8,8 +8,7 @@ from collections.abc import Callable
 from cosyjax.config import TextConfig
 from cosyjax.errors import TextError
 from cosyjax.text import tags
-from cosyjax.text.split import CLINGING
-from cosyjax.text.stream_read import LAST_OF_SENTENCE, ends_sentence
+from cosyjax.text.split import CLINGING, LAST_OF_SENTENCE, ends_sentence
 from cosyjax.text.text_tokenizer import TextTokenizer, is_han
 
 MOST_RUN = 64  # characters of one kind that make one word, at most

@@ -1,289 +1,354 @@
-"""`normalise` of text that arrives in pieces: each character is read out as early as that is certain.
+"""Text that arrives in pieces, read segment by segment as early as a reading is certain.
 
-A reader takes one character at a time and its state is bounded. What it decides at a
-character depends on the text up to it alone, so how the text was cut into pieces cannot show.
-It reads one segment at a time, and a segment ends where no reading rule looks across:
+A segment ends where no rule looks ahead any further; what comes before it stays in sight. So a
+reading depends on the text up to the end of its segment alone, and how the text was cut into
+pieces cannot show. `normalise` reads whole texts through the same reader. A segment ends:
 
+- At a line break. Marks of lists, headings and tables stand at the beginning of a line.
 - Before or behind a Chinese or Japanese mark, and 8 characters before the end of 24 letters
   without one.
 - At a blank between two words: the word before is only letters, no digit or sign stands in
   the two words before that one, and the word after begins with a letter. Or the word before
   ends in a mark that ends no abbreviation: "in 2020, when" can be cut at its blank.
 - In a Chinese text, English words go one by one once their run reads as English.
-- After 256 characters without any of these, at the last blank or right there. This is the
-  one place where a reading may differ from that of the whole text.
+- After 256 characters without any of these, at the last blank or right there.
 
-The language is that of the text so far: all of it, not only the segment.
+Within the brackets of a link none of these but the line break ends a segment. The language,
+unless it is given, is that of the text so far.
 """
 
+import copy
 import re
-import unicodedata
-from collections.abc import Callable
 
-from cosyjax.errors import TextError
-from cosyjax.text import read_en
-from cosyjax.text.normalise import normalise_part
-from cosyjax.text.split import ABBREVIATION, CLOSERS, SENTENCE_END
+from cosyjax.text import markup, read_en, read_zh
+from cosyjax.text.en_words import WAITING, WAITING_BARE
+from cosyjax.text.language import Counter
+from cosyjax.text.rules import COMMA, STOP, any_of
+from cosyjax.text.split import CLOSERS
 from cosyjax.text.text_tokenizer import is_han
+from cosyjax.text.tidy import Tidy, tidy_chinese
+from cosyjax.text.unify import drop_symbols, unify
 
 MOST_UNREAD = 256  # characters that wait for their reading, at most
-MOST_SENTENCE = 1024  # the same where a normaliser of the caller's reads whole sentences
 _RUN, _REACH = 24, 8  # letters without a mark, and how far behind a number its reading rules look
+_CONTEXT = 48  # characters before a segment that rules can see
+_LINK = 120  # characters within [ that keep a segment whole
+_WRAPPED = 50  # characters of a line that goes on in the next one, if that begins in small letters
 
-_CLAUSE_MARKS = frozenset("。！？；，、")
 _ENDS = re.compile("[。！？；，、：…]" + CLOSERS + "$")
-_ASCII_ENDS = frozenset(",!?;.")
 _OPENERS = frozenset("“‘「『《〈（(")
 _BEFORE_WORDS = frozenset("\"'(“‘’")
-LAST_OF_SENTENCE = frozenset("。！？!?；;…｡.\"'”’」』》〉)）】〕]")
-_SENTENCE_TAIL = re.compile(SENTENCE_END.pattern + "$")
 
-_WORD = re.compile(r"[\"'(“‘]*[^\W\d_]+(?:['’—-]+[^\W\d_]+)*['’]?[,;:!?.…，；：！？。]*[\"')”’]*")
-_MARKED = re.compile(r".*[\w%)][,;:!?.，；：！？。]+[\"')”’]*", re.S)
-_WAITING = re.compile(
-  r"[\"'(“‘]*(?:Chapter|Part|Volume|Book|Act|Scene|Section|Phase|Appendix|War"
-  r"|(?:Mr|Mrs|Dr|Prof|vs|approx|No|no|e\.g|i\.e|[ap]\.m)\.)"
+_WIDE = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_LETTER = r"[^\W\d_\x00-\x7f]|[\u0300-\u036f\u0e30-\u0e4e\u0900-\u0dff]"  # not of ASCII, with marks
+_STEP = re.compile(
+  r"(?P<gap>[ \n]+)(?=[^ \n])"
+  rf"|(?<=[{_WIDE}])(?=[。！？；，、])"
+  r"|(?<=[。！？；，、：…\"'”’」』》〉)）】〕\],!?;.])(?=[^ \n。！？；，、：…,!?;.\"'”’」』》〉)）】〕\]])"
+  rf"|(?P<run>(?:{_LETTER}){{{_RUN}}})(?=[^ \n。！？；，、])"
 )
-_PLAIN_WORD = re.compile(r"[A-Za-z]+[,;:!?]? ?")  # no rule changes these: a short cut
-_PLAIN_CHINESE = re.compile(r"[，。！？；]?[\u4e00-\u9fff]*")
-_RUN_WORD = re.compile(r"[A-Za-z']+(?![^,.;:!?])")
+_ODD_BLANKS = re.compile(r"[^\S \n]|[ \n]{2}|[\u2028\u2029\x85]")
 
-
-def ends_sentence(before: str, blank: bool, after: str, tag: bool = False) -> bool:
-  """Whether a sentence ends between `before` and `after`, by the rules of `split_text`.
-
-  Args:
-    before: the text so far without blanks at its end; 32 characters are enough.
-    blank: a blank stands between the two.
-    after: the next character.
-    tag: the next character begins a tag.
-  """
-  if before[-1:] not in LAST_OF_SENTENCE or not (m := _SENTENCE_TAIL.search(before)):
-    return False
-  marks = m.group()
-  if marks[0] in ".!?…" and after.isascii() and after.islower() and not tag:
-    return False
-  if marks[0] == "." and marks.rstrip("\"')]") == ".":
-    glued = after.isascii() and not blank and not tag
-    return not (glued or ABBREVIATION.search(before[max(m.start() - 12, 0) : m.start()]))
-  return True
+_LETTERS = r"[^\W\d_²³¹½¼¾⁰-₟⅐-↏①-⓿❶-➓]+"
+_WORD = re.compile(rf"[\"'(“‘*_~`]*{_LETTERS}(?:['’—-]+{_LETTERS})*['’]?[,;:!?.…，；：！？。]*[\"')”’*_~`]*[,;:!?.]*")
+_MARKED = re.compile(r".*[\w%)][,;:!?.，；：！？。]+[\"')”’*_]*", re.S)
+_WAITING = re.compile(
+  rf"[\"'(“‘*_]*(?:(?:{any_of(WAITING)}|Mon|Tues?|Wed|Thu|Thurs|Fri|Sat|Sun)\.|(?:{any_of(WAITING_BARE)})$)"
+)
+_PLAIN = {  # no rule changes these: a short cut
+  "en": re.compile(
+    r"(?!(?:[IVXL]|St|Mr|Mrs|Ms|Dr|Prof|PhD|Jr|Sr|Esq|etc|Tues?|Wed|Thu|Thurs?|Fri|Mon|Sat|Sun|Ave|Blvd|Rd)\b)[A-Z]?["
+    r"a-z']*[,;:!?]?"
+  ),
+  "zh": re.compile(r"[，。！？；、]?[\u4e00-\u9fff]*"),
+  "other": re.compile(r"[A-Za-z]+[,;:!?]?"),
+}
+_PLAIN_WORDS = re.compile(r"(?:[a-z]{1,20}[,;]? )+(?=[A-Za-z])")
+_PLAIN_CLAUSES = re.compile(r"(?:[\u4e00-\u9fff]{1,23}[，。！？；])+(?=[\u4e00-\u9fff])")
+_RUN_WORD = re.compile(r"(?<!\S)[A-Za-z']+(?![^\s,.;:!?])")
+_NAME_BEFORE = re.compile(r"[A-Z][a-z]+ $|[A-Z][a-z]+$")  # of Elizabeth I
+_ASCII_TAIL = re.compile(r"[ -~]*$")
+_ASCII_RUN = re.compile(r"[ -~]{8,}")
 
 
 TEXT, TAG, FENCE = range(3)  # what a reader gives; FENCE: the next character will be no letter
 
 
 class Reader:
-  """`normalise` of text that arrives in pieces, without the mark that it puts at the end."""
+  """Reads out text that arrives in pieces, without the mark that a text ends with.
 
-  def __init__(self) -> None:
+  Args:
+    language: "zh", "en", "other", or "auto".
+    prompt_language: what "auto" takes for digits and signs alone.
+  """
+
+  def __init__(self, language: str = "auto", prompt_language: str = "en") -> None:
     self.out: list[tuple[int, str]] = []
-    self._han = self._kana = self._latin = self._foreign = 0
+    self._given, self._prompt_language = language, prompt_language
+    self._counter = Counter()
+    self._tidy = Tidy()
+    self._return = False  # the last character was a carriage return
+    self._new_line()
+    self._context = ""
     self._restart()
 
   def _restart(self) -> None:
     """State of a stretch without tags."""
-    self._held, self._blank = "", ""
-    self._within = False  # part of the stretch has been read
-    self._token = 0  # where the last word begins in what is held
+    self._held, self._place = "", 0  # not read yet, and up to where it was looked through
     self._plain = 3  # words since the last with a digit or a sign
-    self._letters = 0  # Chinese, Japanese, ... letters since the last mark
-    self._run = self._words = self._lower = 0  # of the ASCII run that the text so far ends with
-    self._run_start = 0
-    self._english = False  # what is held begins within a run that reads as English
+    self._english = False  # what is held goes on with a run that reads as English
+
+  def _new_line(self) -> None:
+    self._begins_line, self._is_item, self._length = True, False, 0
 
   @property
   def held(self) -> int:
-    return len(self._held) + len(self._blank)
+    return len(self._held) + self._tidy.held
 
   @property
   def language(self) -> str:
-    """`detect_language` of the text so far."""
-    if self._kana * 4 > self._han:
-      return "other"
-    return "zh" if self._han else "other" if self._foreign > self._latin else "en"
+    """The language given, or that of the text so far."""
+    return self._given if self._given != "auto" else self._counter.language(self._prompt_language)
 
   def feed(self, text: str) -> None:
-    for c in text:
-      if c.isspace():
-        if len(self._blank) < 8 or c in "\n\r\x85\u2028\u2029":
-          self._blank = self._blank[-8:] + c
+    self._held += self._blanks(text)
+    while True:
+      if self._place == 0 and self._plain >= 3 and not self._begins_line and self._run_of_plain():
         continue
-      self._count(c)
-      if self._blank:
-        self._after_blank(c)
-      elif self._held:
-        self._inside(c)
-      self._append(c)
+      step = _STEP.search(self._held, self._place, MOST_UNREAD)
+      if step is None:
+        if len(self._held) < MOST_UNREAD:
+          return
+        self._cut(self._held.rfind(" ", 1, MOST_UNREAD) + 1 or MOST_UNREAD)
+      elif step["gap"]:
+        self._after_blank(step.start(), step.end())
+      else:
+        self._inside(step)
 
   def tag(self, tag: str) -> None:
     self.close()
+    before = self._tidy.tag(self.language)
+    if before:
+      self.out.append((TEXT, before))
     self.out.append((TAG, tag))
+    self._begins_line = False
+    self._context = (self._context + " ")[-_CONTEXT:]
 
   def close(self) -> None:
     """Ends the stretch."""
-    self._commit(self._held + (" " if self._blank else ""), whole=True)
+    held = self._held.rstrip(" \n")
+    if held:
+      self._read(held)
+    if self._held.endswith("\n"):
+      self._tidy.gap(STOP)
+      self._new_line()
+    elif self._held.endswith(" "):
+      self._tidy.gap(" ")
     self._restart()
 
-  def _count(self, c: str) -> None:
-    if c < "\u0250":
-      self._latin += c.isalpha()
-    elif is_han(c):
-      self._han += 1
-    elif "\u3040" <= c <= "\u30ff":
-      self._kana += 1
-    elif c.isalpha() and not "\uff00" <= c <= "\uffef":
-      self._foreign += 1
+  def _blanks(self, text: str) -> str:
+    """One blank, one line break, or two, for any blanks in a row."""
+    if (
+      not _ODD_BLANKS.search(text)
+      and not (text[:1] in " \n" and self._held[-1:] in ("", " ", "\n"))
+      and not self._return
+    ):
+      return text
+    out, last = [], self._held[-2:]
+    for c in text:
+      if c == "\n" and self._return:
+        self._return = False
+        continue
+      self._return = c == "\r"
+      if not c.isspace():
+        last = c
+      elif c in "\n\r\u2028\u2029\x85\x0b\x0c":
+        if last[-2:] == "\n\n":
+          continue
+        if last[-1:] == " ":
+          if out:
+            out.pop()
+          else:
+            self._held = self._held[:-1]
+        last, c = ("\n\n" if last[-1:] == "\n" else "\n"), "\n"
+      else:
+        if last[-1:] in (" ", "\n"):
+          continue
+        last, c = " ", " "
+      out.append(c)
+    return "".join(out)
 
-  def _append(self, c: str) -> None:
-    self._held += c
-    if " " <= c <= "~":
-      self._run += 1
-      self._letters = 0
-    else:
-      self._run = self._words = self._lower = 0
-      self._run_start = len(self._held)
-      self._letters = self._letters + 1 if c.isalpha() or unicodedata.category(c)[0] == "M" else 0  # Thai has marks
-    if len(self._held) >= MOST_UNREAD:
-      self._cut(self._held.rfind(" ", 1) + 1 or len(self._held))
-
-  def _cut(self, place: int, joint: str = "") -> None:
-    """What is held up to `place` is a segment; `joint` is a blank behind it."""
-    english = self._reads_english()
-    rest = self._held[place:]
-    self._commit(self._held[:place] + joint)
-    self._held = rest
-    self._token, self._run_start = max(self._token - place, 0), max(self._run_start - place, 0)
-    self._english = english and self._run_start == 0
-
-  def _commit(self, text: str, whole: bool = False) -> None:
+  def _run_of_plain(self) -> bool:
+    """Many plain words or clauses at once, each of which would be a segment; a short cut."""
     language = self.language
-    if self._english and language == "zh":
-      head = re.match("[ -~]*", text).group()
-      text = read_en.read(head) + text[len(head) :]
-    if text:
-      is_plain = _PLAIN_WORD.fullmatch(text) or (language == "zh" and _PLAIN_CHINESE.fullmatch(text))
-      spoken = text if is_plain else normalise_part(text, language)
-      # Where nothing is left of a whole stretch there is a blank, but not within Chinese text.
-      if spoken != " " or language != "zh" or (whole and not self._within):
-        self.out.append((TEXT, spoken))
-    self._held, self._within = "", True
-
-  def _reads_english(self) -> bool:
-    """Whether the run of ASCII that the text ends with is English whatever follows, as `normalise` judges it."""
-    return self._run >= 8 and self._words >= 3 and self._lower >= 2
-
-  def _inside(self, c: str) -> None:
-    """Segments that end without a blank."""
-    before = self._held[-1]
-    if c in _CLAUSE_MARKS and _is_wide(before):
-      self._cut(len(self._held))
-      self.out.append((FENCE, ""))
-    elif self._is_mark_before(c):
-      self._cut(len(self._held))
-    elif self._letters >= _RUN:
-      self._cut(len(self._held) - _REACH)
-      self._letters = _REACH
-
-  def _is_mark_before(self, c: str) -> bool:
-    if not (c.isalpha() or c in _OPENERS) or self.language == "en":
+    pattern = _PLAIN_WORDS if language == "en" else _PLAIN_CLAUSES if language == "zh" and not self._english else None
+    m = pattern.match(self._held) if pattern else None
+    if not m or m.end() >= MOST_UNREAD:
       return False
-    before = self._held[-1]
-    if before in _ASCII_ENDS and _is_wide(c):
-      return self._held[-2:-1] != " "  # a lone mark loses its blank only where something else follows
-    return not before.isalnum() and bool(_ENDS.search(self._held[-8:]))
+    self._emit(m.group(), language, self._held[m.end()], m.group())
+    self._held = self._held[m.end() :]
+    return True
 
-  def _after_blank(self, c: str) -> None:
-    """Turns blanks into one sign, and ends a segment there if that can be."""
-    lines = sum(map(self._blank.count, "\n\r\x85\u2028\u2029"))
-    blank, self._blank = self._blank, ""
-    if not self._held:
-      self._held = " "
-      self._token = 1
-      return
-    chinese, is_word = self.language == "zh", self._held[-1].isalnum() or self._held[-1] == "_"
-    if lines:
-      joint = ("。" if chinese else ".") if lines > 1 else "，" * chinese
-      self._held += joint * is_word
-      blank = " " * (not chinese)
-      if chinese:
-        self._run = self._words = self._lower = 0
-        self._run_start = len(self._held)
-    vanishes = is_han(c) or not self._held[-1].isascii()  # a blank there, in Chinese
-    if chinese and (not blank or (vanishes and self._is_mark_before(c))):
-      self._inside(c)
-      self._token = len(self._held)
-      return
-    if self._is_border(c, chinese):
-      self._cut(len(self._held), " ")
-    elif self._is_mark_before(c):
-      self._cut(len(self._held), blank[0])
+  def _cut(self, place: int, gap: int = 0, english: bool = False) -> None:
+    """What is held up to `place` is a segment, with a gap of so many characters behind it."""
+    segment, rest = self._held[:place], self._held[place + gap :]
+    self._read(segment, " " if gap else "", rest[:1])
+    self._held, self._place, self._english = rest, 0, english
+
+  def _read(self, segment: str, gap: str = "", ahead: str = "") -> None:
+    """Reads a segment and gives it on."""
+    if self._given == "auto":
+      self._counter.feed(segment)
+    language = self.language
+    if not self._begins_line and _PLAIN[language].fullmatch(segment):
+      return self._emit(segment + gap, language, ahead, segment + gap)
+    source = unify(segment, language)
+    text = source
+    if self._begins_line:
+      text, is_item = markup.begin_line(text)
+      self._is_item = self._is_item or is_item
+    if self._is_item and "|" in text:
+      text = text.replace("|", COMMA + " ")
+    begin = len(self._context)
+    text = markup.READERS[language].read(self._context + text, begin)
+    text = self._spoken(text, language)
+    return self._emit(drop_symbols(text) + gap, language, ahead, source + gap)
+
+  def _spoken(self, text: str, language: str) -> str:
+    if language == "other":
+      return text
+    whole, begin = self._context + text, len(self._context)
+    if language == "en":
+      return read_en.read(whole, begin)
+    head = ""
+    if self._english:
+      size = re.match("[ -~]*", text).end()
+      head = read_en.read(whole[: begin + size], begin)
+      whole = whole[:begin] + text[size:]
+    text = _ASCII_RUN.sub(lambda m: read_en.read(m.group()) if is_english(m.group()) else m.group(), whole[begin:])
+    return tidy_chinese(head + read_zh.read(whole[:begin] + text, begin))
+
+  def _emit(self, text: str, language: str, ahead: str, source: str) -> None:
+    spoken = self._tidy.feed(text, language, ahead)
+    if spoken:
+      self.out.append((TEXT, spoken))
+    self._context = (self._context + source)[-_CONTEXT:]
+    self._length += len(source)
+    self._begins_line = self._begins_line and not source.strip()
+
+  def _inside(self, step: re.Match) -> None:
+    """Segments that end without a blank."""
+    place = step.end()
+    c = self._held[place]
+    if step["run"]:
+      self._cut(place - _REACH)
+    elif self._within_link(place) or not place:
+      self._place = place + 1
+    elif c in "。！？；，、":
+      self._cut(place)
+      self.out.append((FENCE, ""))
+    elif self._is_mark_before(place, c):
+      self._cut(place)
     else:
-      self._held += blank
-    self._run += 1
-    self._letters = 0
-    self._token = len(self._held)
+      self._place = place + 1
 
-  def _is_border(self, c: str, chinese: bool) -> bool:
-    """Whether the blank behind the word that is held last ends a segment."""
-    token = self._held[self._token :]
-    if word := _RUN_WORD.match(self._held, max(self._token, self._run_start)):
-      self._words += 1
-      self._lower += len(word.group()) > 1 and word.group().islower()
+  def _is_mark_before(self, place: int, c: str) -> bool:
+    if not (c.isalpha() or c in _OPENERS) or self.language_with(place) == "en":
+      return False
+    before = self._held[place - 1]
+    if before in ",!?;." and is_wide(c):
+      return self._held[place - 2 : place - 1] != " " and not self._held[max(place - 2, 0) : place - 1].isdigit()
+    if before == "、" and self._held[max(place - 2, 0) : place - 1].isdigit():
+      return False
+    return not before.isalnum() and bool(_ENDS.search(self._held[max(place - 8, 0) : place]))
+
+  def language_with(self, place: int) -> str:
+    """The language of the text so far and of what is held up to `place` and one character beyond."""
+    if self._given != "auto":
+      return self._given
+    language, held = self._counter.language(self._prompt_language), self._held[: place + 1]
+    if language == "zh" or held.isascii():
+      return language
+    counter = copy.copy(self._counter)
+    counter.feed(held)
+    return counter.language(self._prompt_language)
+
+  def _after_blank(self, start: int, end: int) -> None:
+    """Ends a segment at a blank if that can be, and always at a line break."""
+    c = self._held[end]
+    if "\n" in self._held[start:end]:
+      return self._end_line(start, end, c)
+    if not start:
+      self._tidy.gap(" ")
+      self._held, self._place = self._held[end:], 0
+      return None
+    border, english = self._is_border(start, c)
+    if border and not self._within_link(end):
+      self._cut(start, end - start, english)
+    else:
+      self._place = end
+    return None
+
+  def _end_line(self, start: int, end: int, c: str) -> None:
+    double = self._held[start:end].count("\n") > 1
+    self._length += start
+    if start:
+      self._cut(start)
+    language = self.language
+    if double or self._is_item:
+      pause = STOP
+    elif language == "zh":
+      pause = COMMA
+    elif c.islower():
+      pause = " " if self._length >= _WRAPPED else COMMA
+    else:
+      pause = STOP
+    spoken = self._tidy.feed(pause + " ", language, c)
+    if spoken:
+      self.out.append((TEXT, spoken))
+    self._held, self._place = self._held[end - start if start else end :], 0
+    self._context = (self._context + "\n")[-_CONTEXT:]
+    self._new_line()
+    self._plain, self._english = 3, False
+
+  def _within_link(self, place: int) -> bool:
+    opening = self._held.rfind("[", max(place - _LINK, 0), place)
+    return opening >= 0 and "]" not in self._held[opening:place]
+
+  def _is_border(self, start: int, c: str) -> tuple[bool, bool]:
+    """Whether the blank behind the word that ends at `start` ends a segment; and whether that lies in English."""
+    token = self._held[self._held.rfind(" ", 0, start) + 1 : start]
     waits = _WAITING.match(token)
-    waits = waits is not None and len(token) - waits.end() <= 1
-    is_plain = _WORD.fullmatch(token) is not None and not any(c.isnumeric() or _is_wide(c) for c in token)
-    is_marked = not waits and _MARKED.fullmatch(token) is not None and not _is_wide(token[0])
+    waits = (waits is not None and len(token) - waits.end() <= 1) or (
+      token == "I" and _NAME_BEFORE.search((self._context + self._held[: start - 1])[-24:]) is not None
+    )
+    is_plain = _WORD.fullmatch(token) is not None and not any(map(is_wide, token))
+    is_marked = not waits and _MARKED.fullmatch(token) is not None and not is_wide(token[0]) and token[0] != "&"
     if not waits or not is_plain:
       self._plain = 3 if is_marked else self._plain + 1 if is_plain else 0
-    if not (c.isalpha() and not _is_wide(c)) and c not in _BEFORE_WORDS:
-      return False
-    if chinese and not (self._reads_english() and token.isascii() and c.isascii() and token[-1] != "."):
-      return False
-    return not waits and (is_marked or (is_plain and self._plain >= 3))
+    if not (c.isalpha() and not is_wide(c)) and c not in _BEFORE_WORDS:
+      return False, False
+    english = False
+    if self.language_with(start) == "zh":
+      english = self._reads_english(start)
+      if not (english and token.isascii() and c.isascii() and token[-1] != "."):
+        return False, False
+    if token[-2:-1].isdigit() and token[-1] == "." and self._given == "auto" and self._counter.words < 4:
+      return False, False  # "Am 3. Oktober": too early to tell the language
+    return not waits and (is_marked or (is_plain and self._plain >= 3)), english
+
+  def _reads_english(self, start: int) -> bool:
+    """Whether the run of ASCII that ends here is English whatever follows."""
+    before = self._held[:start]
+    return (self._english and before.isascii()) or is_english(_ASCII_TAIL.search(before).group())
 
 
-class SentenceReader:
-  """Hands whole sentences to a normaliser of the caller's."""
-
-  language = "other"
-
-  def __init__(self, normalise: Callable[[str], str]) -> None:
-    self.out: list[tuple[int, str]] = []
-    self._normalise, self._held, self._blank = normalise, "", ""
-
-  @property
-  def held(self) -> int:
-    return len(self._held) + len(self._blank)
-
-  def feed(self, text: str) -> None:
-    for c in text:
-      if c.isspace():
-        self._blank = (self._blank + c)[:8]
-        continue
-      if (self._held and ends_sentence(self._held[-32:], bool(self._blank), c) and c not in LAST_OF_SENTENCE) or len(
-        self._held
-      ) >= MOST_SENTENCE:
-        self.close()
-      self._held += self._blank + c
-      self._blank = ""
-
-  def tag(self, tag: str) -> None:
-    # A tag stays in its sentence, as it does in the whole text.
-    self._held, self._blank = self._held + self._blank + tag, ""
-
-  def close(self) -> None:
-    text, self._held = self._held, ""
-    if not text:
-      return
-    spoken = self._normalise(text)
-    if not isinstance(spoken, str):
-      raise TextError(f"the normalised text: expected a string, found {type(spoken).__name__}")
-    if any("\ud800" <= c <= "\udfff" for c in spoken):
-      raise TextError(f"the normalised text: half of a surrogate pair in {spoken[:40]!r}; expected valid Unicode")
-    space = " " if text[0].isspace() and spoken and not spoken[0].isspace() else ""
-    self.out.append((TEXT, space + spoken))
+def is_english(run: str) -> bool:
+  """Whether a run of ASCII in a Chinese text is a piece of English: three words, two in small letters."""
+  words = _RUN_WORD.findall(run)
+  return len(run) >= 8 and len(words) >= 3 and sum(len(word) > 1 and word.islower() for word in words) >= 2
 
 
-def _is_wide(c: str) -> bool:
+def is_wide(c: str) -> bool:
   """A letter of Chinese or Japanese."""
   return c > "\u303f" and (is_han(c) or "\u3040" <= c <= "\u30ff")
