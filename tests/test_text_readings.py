@@ -21,7 +21,7 @@ from cosyjax.text import (
   read_zh,
   tiny_tokenizer_dir,
 )
-from tests import text_samples
+from tests import fuzz_text, text_samples
 from tests.stream_texts import CHINESE, ENGLISH
 from tests.text_samples import generated, latency, rows, streamed
 
@@ -250,3 +250,8 @@ def test_lexicon_file(tmp_path):
     Lexicon.load(path)
   with pytest.raises(ConfigError, match="cannot be read"):
     Lexicon.load(tmp_path / "none")
+
+
+def test_fuzzed():
+  """A short run of `tests.fuzz_text`: typed errors at most, and streams equal whole texts."""
+  fuzz_text.case(150)()

@@ -37,7 +37,7 @@ from cosyjax.config import TextConfig
 from cosyjax.errors import ConfigError, TextError
 from cosyjax.text import stream_callers, stream_ids, stream_read
 from cosyjax.text.language import check
-from cosyjax.text.lexicon import Lexicon
+from cosyjax.text.lexicon import LONGEST, Lexicon
 from cosyjax.text.normalise import close_text
 from cosyjax.text.normalise import normalise as read_out
 from cosyjax.text.stream_clean import Composer, TagScanner
@@ -46,7 +46,7 @@ from cosyjax.text.text_tokenizer import TextTokenizer
 
 __all__ = ["Fed", "TextStream"]
 
-MOST_HELD = stream_read.MOST_UNREAD + 2 * stream_ids.MOST_RUN + 32  # characters; or a sentence, see `normalise`
+MOST_HELD = stream_read.MOST_UNREAD + 2 * stream_ids.MOST_RUN + LONGEST  # characters; or a sentence, see `normalise`
 _COMMAS = frozenset("，,、：:")  # replaced by a full stop at the very end
 
 

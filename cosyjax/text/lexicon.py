@@ -114,8 +114,10 @@ class LexiconStream:
     return self._out(text, place)
 
   def close(self) -> str:
-    """The rest, whatever follows being no letter."""
-    return self._out(self._held, len(self._held))
+    """The rest; what follows is a tag, or nothing."""
+    rest = self._out(self._held, len(self._held))
+    self._before = ""
+    return rest
 
   def _begins(self, text: str, place: int) -> bool:
     before = text[place - 1] if place else self._before[-1:]
