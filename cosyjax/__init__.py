@@ -19,6 +19,7 @@ __all__ = [
   "Stream",
   "Synthesizer",
   "Voice",
+  "__version__",
   "enable_cache",
   "load",
   "random_model",
@@ -26,7 +27,7 @@ __all__ = [
 
 from typing import TYPE_CHECKING, Any
 
-from cosyjax.version import __version__ as __version__
+from cosyjax.version import __version__
 
 if TYPE_CHECKING:
   from cosyjax.inference.buckets import Buckets

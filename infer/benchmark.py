@@ -27,10 +27,14 @@ from cosyjax import config as config_lib
 from cosyjax.analysis.profile import peak_bytes
 from cosyjax.errors import OutputError
 from cosyjax.files import write_whole
+from cosyjax.inference import offline, recordings
 from cosyjax.inference.buckets import Buckets
-from cosyjax.inference.stages import DECODE_STEPS, LMRow, Solve
+from cosyjax.inference.chunk import Chunk
+from cosyjax.inference.lm_slots import DECODE_STEPS
+from cosyjax.inference.requests import Request
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
-from cosyjax.lm import sequence
+from cosyjax.inference.voice import Voice
+from cosyjax.lm.interleave import KnownText
 from cosyjax.version import __version__
 from infer import options
 
@@ -108,46 +112,45 @@ def exact_buckets(args: argparse.Namespace) -> Buckets:
 
 def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   """Figures of one row, as named in `FIGURES`."""
-  stages, rng = model.stages, np.random.default_rng(shape.seed)
-  chunk, prompt = model.config.flow.chunk, round(shape.prompt_seconds * config_lib.TOKEN_RATE)
+  loaded, config, rng = model.loaded, model.config, np.random.default_rng(shape.seed)
+  chunk, prompt = config.flow.chunk, round(shape.prompt_seconds * config_lib.TOKEN_RATE)
   wave = rng.normal(0, 0.1, int(shape.prompt_seconds * config_lib.SAMPLE_RATE)).astype(np.float32)
-  tokens_U = rng.integers(0, model.config.lm.speech_codes, prompt + shape.tokens).astype(np.int32)
-  mel_TM = rng.normal(-5, 2, (2 * prompt, model.config.flow.mel_bins)).astype(np.float32)
-  speaker_E = rng.normal(size=model.config.flow.speaker).astype(np.float32)
-  text = rng.integers(0, min(480, model.config.lm.text_vocab), shape.text).tolist()
-  ids_L, kinds_L = sequence.known_text_row([], text, tokens_U[:prompt])
+  tokens_U = rng.integers(0, config.lm.speech_codes, prompt + shape.tokens).astype(np.int32)
+  mel_TM = rng.normal(-5, 2, (2 * (prompt + shape.tokens), config.flow.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=config.flow.speaker).astype(np.float32)
+  text = rng.integers(0, min(480, config.lm.text_vocab), shape.text).tolist()
+  voice = Voice(speaker_E, tokens_U[:prompt], mel_TM[: 2 * prompt], "prompt")
+  requests = [Request("", voice, shape.seed + i).resolved(config) for i in range(shape.batch)]
 
-  def rows(count: int) -> list[LMRow]:
-    return [LMRow("", ids_L, kinds_L, count, count, shape.seed + i, 0) for i in range(shape.batch)]
+  def decode(count: int) -> list[Any]:
+    sequence = KnownText([], text, tokens_U[:prompt], count, count).opening()
+    return offline.decode(loaded, [(sequence, request, 0) for request in requests])
 
-  def solve(new: int) -> list[np.ndarray]:
-    return stages.solve([Solve(tokens_U[: prompt + new], mel_TM, speaker_E)] * shape.batch)
+  chunks = lambda new: [Chunk(request, tokens_U[prompt : prompt + new], new) for request in requests]
+  solve = lambda new: offline.solve(loaded, chunks(new))
+  vocode = lambda new: offline.vocode(loaded, chunks(new), [mel_TM[: 2 * new]] * shape.batch)
 
-  def vocode(new: int) -> list[np.ndarray]:
-    mel = np.resize(mel_TM if len(mel_TM) else np.full((1, model.config.flow.mel_bins), -5.0), (2 * new, 80))
-    return stages.vocode([mel.astype(np.float32)] * shape.batch, [(i, 0) for i in range(shape.batch)])
-
-  before = sum(sum(p.compile_seconds.values()) for p in stages.programs)
+  before = loaded.compile_seconds
   timed = lambda work: _median(work, shape.repeats)
   figures = {
-    "voice_ms": timed(lambda: stages.analyse(wave, wave[: len(wave) * 2 // 3])),
-    "prefill_ms": timed(lambda: stages.speak(rows(0))),
+    "voice_ms": timed(lambda: recordings.analyse(loaded, wave, wave[: len(wave) * 2 // 3])),
+    "prefill_ms": timed(lambda: decode(0)),
   }
-  decode_ms = timed(lambda: stages.speak(rows(shape.tokens)))
-  chunk_lm_ms = timed(lambda: stages.speak(rows(min(chunk, shape.tokens))))
+  decode_ms = timed(lambda: decode(shape.tokens))
+  chunk_lm_ms = timed(lambda: decode(min(chunk, shape.tokens)))
   rounds = -(-shape.tokens // DECODE_STEPS)
   figures["token_ms"] = (decode_ms - figures["prefill_ms"]) / min(rounds * DECODE_STEPS, shape.tokens)
   figures["flow_ms"] = timed(lambda: solve(shape.tokens))
-  figures["flow_step_ms"] = figures["flow_ms"] / model.config.flow.steps
+  figures["flow_step_ms"] = figures["flow_ms"] / config.flow.steps
   figures["vocoder_ms"] = timed(lambda: vocode(shape.tokens))
   figures["d_lm_ms"] = chunk_lm_ms / chunk
-  figures["d_fm_ms"] = timed(lambda: solve(chunk)) / chunk
-  figures["d_voc_ms"] = timed(lambda: vocode(chunk)) / chunk
+  figures["d_fm_ms"] = timed(lambda: solve(min(chunk, shape.tokens))) / chunk
+  figures["d_voc_ms"] = timed(lambda: vocode(min(chunk, shape.tokens))) / chunk
   figures["l_tts_ms"] = chunk * (figures["d_lm_ms"] + figures["d_fm_ms"] + figures["d_voc_ms"])
   audio_ms = 1e3 * shape.batch * shape.tokens / config_lib.TOKEN_RATE
   figures["rtf"] = (decode_ms + figures["flow_ms"] + figures["vocoder_ms"]) / audio_ms
   figures["audio_per_s"] = 1 / figures["rtf"]
-  figures["compile_s"] = sum(sum(p.compile_seconds.values()) for p in stages.programs) - before
+  figures["compile_s"] = loaded.compile_seconds - before
   figures["peak_mb"] = peak_bytes() / 1e6
   return {name: figures[name] for name in FIGURES}
 
@@ -187,9 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     model = open_model(args, dtype, buckets)
     for batch in dict.fromkeys(args.batch):
       shape = Shape(batch, args.text, args.prompt_seconds, args.tokens, args.repeats)
-      print(f"timing {model.stages.dtype}, batch {batch} ...", file=sys.stderr)
+      print(f"timing {model.loaded.dtype}, batch {batch} ...", file=sys.stderr)
       figures = measure(model, shape)
-      rows.append({"dtype": model.stages.dtype, **dataclasses.asdict(shape), **figures})
+      rows.append({"dtype": model.loaded.dtype, **dataclasses.asdict(shape), **figures})
   device = jax.devices()[0]
   about = {
     "cosyjax": __version__,

@@ -1,6 +1,7 @@
 """Flags, model loading and progress bars that the programs share."""
 
 import argparse
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ from tqdm import tqdm
 from cosyjax import config as config_lib
 from cosyjax.errors import AudioError, CosyError, OutputError
 from cosyjax.inference.compilation import enable_cache
+from cosyjax.inference.requests import MODES, SAMPLERS, Request
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from cosyjax.inference.voice import Voice
+from cosyjax.text.language import LANGUAGES
 from cosyjax.version import __version__
 
+REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name not in ("text", "voice")]
 RANDOM_WEIGHTS = (
   "The weights are random (seeded): the output is noise of the right shape, not speech. "
   "Convert an official CosyVoice 2 directory for speech: python -m convert.cosyvoice2 SRC DST"
@@ -28,6 +32,30 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="compute type")
   parser.add_argument("--no-cache", action="store_true", help="do not keep compiled programs on disk")
   parser.add_argument("--verbose", action="store_true", help="log the text as it is read, and compilations")
+
+
+def add_request_flags(parser: argparse.ArgumentParser) -> None:
+  """Flags for the fields of a request; what is left out takes the model's default."""
+  parser.add_argument("--instruction", help='how to say it, such as "say it happily"')
+  parser.add_argument("--mode", choices=MODES, help="what the LM is prompted with; chosen from the rest if left out")
+  parser.add_argument("--speed", type=float, default=1.0, help="0.5 to 2, 1 as the model speaks")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--language", default="auto", choices=LANGUAGES, help="how the text is read; found out by default"
+  )
+  parser.add_argument("--sampler", choices=SAMPLERS, help="how speech tokens are drawn")
+  parser.add_argument("--temperature", type=float, help="of the distribution of speech tokens")
+  parser.add_argument("--top-p", type=float, help="probability of the nucleus")
+  parser.add_argument("--top-k", type=int, help="speech tokens in the nucleus, at most")
+  parser.add_argument("--repeat-window", type=int, help="recent tokens that a drawn one is compared with")
+  parser.add_argument("--repeat-rate", type=float, help="share of the window from which a token is drawn again")
+  parser.add_argument("--flow-steps", type=int, help="Euler steps of the flow")
+  parser.add_argument("--guidance", type=float, help="strength of the flow's classifier-free guidance")
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+  """The fields of a request that flags give."""
+  return {name: getattr(args, name) for name in REQUEST_FIELDS}
 
 
 def open_model(args: argparse.Namespace) -> Synthesizer:

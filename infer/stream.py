@@ -34,9 +34,7 @@ from cosyjax.errors import TextError
 from cosyjax.files import write_whole
 from cosyjax.flow.chunk_state import bytes_per_frame
 from cosyjax.inference import schedule
-from cosyjax.inference.engine import Engine
-from cosyjax.inference.parts import HISTORIES, VOCODERS
-from cosyjax.inference.requests import MODES
+from cosyjax.inference.engine import HISTORIES, Engine
 from cosyjax.inference.synthesizer import Synthesizer
 from infer import options, timeline
 from infer.sinks import Pipe, Recording, open_sink
@@ -62,9 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--voice", metavar="FILE", help="a saved voice")
   parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
   parser.add_argument("--prompt-text", default="", help="what the prompt says")
-  parser.add_argument("--instruction", help='how to say it, such as "say it happily"')
-  parser.add_argument("--mode", choices=MODES, help="what the LM is prompted with; chosen from the rest if left out")
-  parser.add_argument("--seed", type=int, default=0)
+  options.add_request_flags(parser)
   add_engine_flags(parser)
   parser.add_argument("--warm-up", action="store_true", help="compile all that --seconds may need before reading text")
   parser.add_argument("--timeline", metavar="FILE", type=Path, help="draw the packets to a PNG file")
@@ -78,12 +74,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
   """How streams are cut and what is kept of them; for every program that makes an `Engine`."""
-  parser.add_argument("--schedule", default="balanced", choices=schedule.PRESETS, help="sizes of the hops")
+  parser.add_argument("--schedule", default="balanced", choices=schedule.PRESETS, help="sizes of the chunks")
   parser.add_argument(
-    "--history", default="full", choices=HISTORIES, help="what the flow keeps: all, a window, or nothing (solves again)"
+    "--history", default="full", choices=HISTORIES, help="what the flow keeps of a stream: all, or a window"
   )
-  parser.add_argument("--window", type=int, default=8, help="hops in the window")
-  parser.add_argument("--vocoder", default="exact", choices=sorted(VOCODERS), help="exact, or cross-fades as released")
+  parser.add_argument("--window", type=int, default=8, help="mask blocks in the window")
   parser.add_argument("--seconds", type=float, default=20.0, help="room for prompt and speech to begin with; grows")
 
 
@@ -132,24 +127,23 @@ def open_engine(model: Synthesizer, args: argparse.Namespace) -> Engine:
     history=args.history,
     window=args.window,
     seconds=args.seconds,
-    vocoder=args.vocoder,
+    flow_steps=args.flow_steps,
   )
 
 
 def memory(engine: Engine) -> dict[str, int]:
   """Bytes: what a second of audio takes in the caches, and what all state takes now."""
-  config, dtype = engine.model.config, jnp.dtype(engine.model.stages.dtype)
+  config, dtype = engine.model.config, jnp.dtype(engine.model.loaded.dtype)
   lm = 2 * config.lm.layers * config.lm.kv_heads * config.lm.head_dim * dtype.itemsize
   per_second = {"flow_per_second": MEL_RATE * bytes_per_frame(config.flow, dtype), "lm_per_second": TOKEN_RATE * lm}
-  return per_second | engine.parts.memory()
+  return per_second | engine.memory()
 
 
 def speak(engine: Engine, text: Any, voice: Any, sink: Recording | Pipe, args: argparse.Namespace) -> Timeline:
   """Runs the request into the sink. Returns what a listener heard, also of a request that was cut short."""
   heard = Timeline("stream")
   try:
-    chosen = {"seed": args.seed, "instruction": args.instruction, "mode": args.mode}
-    with engine.stream(text, voice, **chosen) as packets:
+    with engine.stream(text, voice, **options.asked(args)) as packets:
       for packet in packets:
         sink.write(packet.samples_A)
         heard.add(packet)
@@ -196,9 +190,10 @@ def main(argv: list[str] | None = None) -> int:
   analysed = time.perf_counter()
   with open_engine(model, args) as engine:
     if args.warm_up:
-      engine.warm_up(progress=options.Bars(), seconds=args.seconds, prompt=max(voice.seconds, 1.0))
+      limits = {"seconds": args.seconds, "prompt": max(voice.seconds, 1.0), "slowest": min(args.speed, 1.0)}
+      engine.warm_up(progress=options.Bars(), **limits)
     start = time.perf_counter()
-    engine.prepare(voice, instruction=args.instruction, mode=args.mode)
+    engine.prepare(voice, **options.asked(args))
     prepared = time.perf_counter()
     heard = speak(engine, text, voice, sink, args)
     report(engine, heard, args, voice_s=analysed - began, prepare_s=prepared - start)

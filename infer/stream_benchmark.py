@@ -9,7 +9,7 @@ first packet when it comes and waits for those that are late: the underruns. Tok
 weights measure what real ones would. A prepared voice has its prompt's past on the device already; one that is
 not is new in every request. Bursts run uncounted until one compiles nothing.
 
-One stream alone is taken apart, each part waited for before the next: d_lm, d_fm and d_voc are what
+One stream alone is taken apart, each call waited for before the next: d_lm, d_fm and d_voc are what
 LM, flow and vocoder spend on one of the M tokens of the first packet, and L_TTS = M (d_lm + d_fm +
 d_voc) (paper, Eq. 11). Text that arrives at `--text-rate` ids a second gives L_Chat <= N d_llm + L_TTS (Eq. 12),
 with N the ids that the first packet needs at 5:15 and 1 / d_llm the rate.
@@ -55,8 +55,8 @@ SOLO_FIGURES = {
   "l_chat_ms": "first packet by Eq. 12",
   "held_ms": "what the text waits longer until its ids are certain",
   "chat_ms": "first packet as measured, text arriving, median",
-  "growth": "last hops over first hops after the first packet: 1 does not grow",
-  "over_recompute": "all flow and vocoder work, kept past over solving all again: below 1 is faster",
+  "growth": "last chunks over first chunks after the first packet: 1 does not grow",
+  "over_recompute": "all flow and vocoder work, with caches over solving all again for each chunk: below 1 is faster",
   "over_offline": "all flow and vocoder work, prompt included, over one pass of the same tokens and blocks",
 }
 
@@ -80,8 +80,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   stream.add_engine_flags(parser)
   parser.add_argument("--real-time", action="store_true", help="listeners ask again when they have heard all")
   parser.add_argument("--text-rate", type=float, default=25.0, help="ids a second of text that arrives; 0: none does")
-  parser.add_argument("--chunks", type=int, default=12, help="hops of the stream that is taken apart")
-  parser.add_argument("--recompute", action="store_true", help="the same stream beside one that keeps no history")
+  parser.add_argument("--chunks", type=int, default=12, help="chunks of the stream that is taken apart")
+  parser.add_argument("--recompute", action="store_true", help="beside solving everything again for each chunk")
   parser.add_argument("--against-offline", action="store_true", help="beside one pass of the same tokens and blocks")
   parser.add_argument("--profile", metavar="DIR", type=Path, help="keep a profile of one warm request")
   parser.add_argument("--top-kernels", metavar="K", type=int, default=0, help="print the profile's longest operations")
@@ -120,10 +120,9 @@ def about(args: argparse.Namespace, model: Synthesizer) -> dict[str, str]:
     "python": platform.python_version(),
     "device": f"{device.platform}: {device.device_kind} x {jax.device_count()}",
     "model": str(args.model or f"preset {args.preset}, random weights"),
-    "dtype": model.stages.dtype,
+    "dtype": model.loaded.dtype,
     "schedule": args.schedule,
-    "history": args.history + (f" of {args.window} hops" if args.history == "window" else ""),
-    "vocoder": args.vocoder,
+    "history": args.history + (f" of {args.window} blocks" if args.history == "window" else ""),
     "compilation cache": str(jax.config.jax_compilation_cache_dir or "none"),
   }
 
@@ -168,7 +167,7 @@ def show(result: dict[str, Any]) -> str:
   """Tables of what `measure` found."""
   rows, solo, long = result["rows"], result["solo"], result["long"]
   cold = result["cold"]
-  by_hop = lambda name: " ".join(f"{chunk[name]:.4g}" for chunk in long["chunks"])
+  by_chunk = lambda name: " ".join(f"{chunk[name]:.4g}" for chunk in long["chunks"])
   heads = [f"x{r['concurrency']} {r['prompt_s']:g}s {kind(r['prepared'])}" for r in rows]
   merged = [{**solo[0], **long}, *solo[1:]]
   lines = [
@@ -179,8 +178,8 @@ def show(result: dict[str, Any]) -> str:
     "",
     f"cold: first packet of a new engine after {cold['first_ms']:.0f} ms, of which {cold['programs']} programs took "
     f"{cold['compile_s']:.1f} s to compile",
-    f"growth is of {long['growth_of']} hops at either end; by hop, tokens {by_hop('tokens')}",
-    *(f"  {name + ', ms:':<12} {by_hop(name)}" for name in ("lm", "flow", "vocoder")),
+    f"growth is of {long['growth_of']} chunks at either end; by chunk, tokens {by_chunk('tokens')}",
+    *(f"  {name + ', ms:':<12} {by_chunk(name)}" for name in ("lm", "flow", "vocoder")),
     "memory: " + ", ".join(f"{name} {size:,} B" for name, size in result["memory"].items()),
   ]
   lines += [f"{ms:>10.2f} ms {calls:>6} x  {name[:90]}" for name, ms, calls in result.get("kernels", [])]

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cosyjax import config as config_lib
 from cosyjax.analysis.profile import top_kernels
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
+from cosyjax.inference import offline
+from cosyjax.inference.chunk import Chunk
 from cosyjax.inference.compilation import count_compilations
 from cosyjax.inference.engine import Engine, Text
+from cosyjax.inference.requests import Request
 from cosyjax.inference.synthesizer import Synthesizer
 from cosyjax.inference.voice import Voice, voice_versions
 from infer.stream_probe import Probe, at_rate, growth, needed_text
@@ -36,8 +38,7 @@ def forced(model: Synthesizer, ratio: float) -> Synthesizer:
   """The same model, with so many speech tokens per text id whatever the weights, and one utterance per text."""
   lm = dataclasses.replace(model.config.lm, min_ratio=ratio, max_ratio=ratio)
   text = dataclasses.replace(model.config.text, min_tokens=HUGE, max_tokens=HUGE)
-  config, stages = dataclasses.replace(model.config, lm=lm, text=text), model.stages
-  return Synthesizer(config, stages.params, model.text_tokenizer, dtype=stages.dtype, buckets=stages.buckets)
+  return model.replace(dataclasses.replace(model.config, lm=lm, text=text))
 
 
 def make_words(model: Synthesizer, ids: int, seed: int) -> list[str]:
@@ -95,17 +96,10 @@ class Bench:
   fresh: int = 1000
   kept: dict[float, Voice] = dataclasses.field(default_factory=dict)  # the voice to prepare, by its seconds
 
-  def engine(self, slots: int, history: str | None = None) -> Engine:
+  def engine(self, slots: int) -> Engine:
     a = self.args
-    return Engine(
-      self.model,
-      slots=slots,
-      schedule=a.schedule,
-      history=history or a.history,
-      window=a.window,
-      seconds=a.seconds,
-      vocoder=a.vocoder,
-    )
+    sizes = {"schedule": a.schedule, "history": a.history, "window": a.window, "seconds": a.seconds}
+    return Engine(self.model, slots=slots, **sizes)
 
   def text(self, number: int, ids: int | None = None) -> str:
     return " ".join(make_words(self.model, ids or self.args.text_ids, number)) + "."
@@ -154,7 +148,7 @@ class Bench:
       "least_slack_ms": 1e3 * float(column("least_slack_s").min()),
       "compiled": compiled.count,
     }
-    shape = {"concurrency": listeners, "slots": engine.parts.slots, "prompt_s": seconds, "prepared": prepared}
+    shape = {"concurrency": listeners, "slots": engine.slots.count, "prompt_s": seconds, "prepared": prepared}
     return shape | {"requests": count} | figures | {"streams": heard}
 
   def cold(self, engine: Engine, seconds: float) -> dict[str, float]:
@@ -165,8 +159,8 @@ class Bench:
     return {"first_ms": first, "programs": compiled.count, "compile_s": compiled.seconds}
 
   def probe(self, engine: Engine, voice: Voice, text: Text) -> Probe:
-    """One stream, each part timed."""
-    with Probe(engine.parts) as probe:
+    """One stream, each call timed."""
+    with Probe(engine) as probe:
       for _ in engine.stream(text, voice, seed=0, mode=self.args.mode):
         pass
     return probe
@@ -213,41 +207,44 @@ class Bench:
     }
 
   def long(self, engine: Engine, seconds: float) -> dict[str, Any]:
-    """A stream of many hops: how the time of one depends on its place, and what other ways would take."""
+    """A stream of many chunks: how the time of one depends on its place, and what other ways would take."""
     args, chunk = self.args, self.model.config.flow.chunk
     new_voice = lambda: self.new_voice(seconds)
-    hops, sizes = engine.schedule.hops(round(seconds * config_lib.TOKEN_RATE), chunk), 0
-    for _ in range(args.chunks):
-      sizes += next(hops)
+    sizes = sum(itertools.islice(engine.schedule.chunks(round(seconds * config_lib.TOKEN_RATE), chunk), args.chunks))
     text = self.text(0, ids=-int(-sizes // args.ratio))
     voice, kept = self.quiet_probe(engine, new_voice, text)
     figures = {"prompt_s": seconds, "chunks": kept.chunks()}
     figures["growth"], figures["growth_of"] = growth(figures["chunks"])
     work = kept.total("flow", "vocoder")
     if args.recompute:
-      with self.engine(1, history="none") as other:
-        _, again = self.quiet_probe(other, new_voice, text)
-      figures["over_recompute"] = work / again.total("flow", "vocoder")
+      ends = np.minimum(np.cumsum([c["tokens"] for c in figures["chunks"]]), len(kept.tokens_U)).astype(int)
+      again = sum(self._prefix(engine, voice, kept.tokens_U[:end])[0] for end in ends)
+      figures["over_recompute"] = work / (again + kept.total("vocoder"))
     if args.against_offline:
-      figures["over_offline"] = work / self._offline(engine, voice, kept.tokens_U)
+      figures["over_offline"] = work / sum(self._prefix(engine, voice, kept.tokens_U))
     return figures
 
-  def _offline(self, engine: Engine, voice: Voice, tokens_U: np.ndarray) -> float:
-    """Seconds of flow and vocoder for the whole sequence at once, under the mask of the stream's blocks."""
-    stages, P = self.model.stages, len(voice.tokens_U)
-    blocks_U = engine.schedule.blocks(P, len(tokens_U), self.model.config.flow.chunk)
-    whole_U = np.concatenate([voice.tokens_U, tokens_U]).astype(np.int32)
-    solve = jax.jit(lambda params, *a: generate(stages.modules["flow"], params, *a, chunk=jnp.asarray(blocks_U)))
-    rows = [whole_U[None], np.asarray([len(whole_U)]), voice.mel_TM[None], np.asarray([2 * P]), voice.speaker_E[None]]
+  def _prefix(self, engine: Engine, voice: Voice, tokens_U: np.ndarray) -> tuple[float, float]:
+    """Seconds of flow and of vocoder for a whole sequence at once, under the mask of the stream's blocks, padded."""
+    loaded, P = self.model.loaded, len(voice.tokens_U)
+    U, flow = loaded.buckets.fit("tokens", P + len(tokens_U)), loaded.modules["flow"]
+    ids_1U, blocks_U = np.zeros((1, U), np.int32), np.full(U, HUGE, np.int32)
+    ids_1U[0, : P + len(tokens_U)] = np.concatenate([voice.tokens_U, tokens_U])
+    blocks_U[: P + len(tokens_U)] = engine.schedule.blocks(P, len(tokens_U), self.model.config.flow.chunk)
+    lengths = np.asarray([P + len(tokens_U)]), np.asarray([2 * P])
+    args = ids_1U, lengths[0], voice.mel_TM[None], lengths[1], voice.speaker_E[None], noise_table(2 * U), blocks_U
+    solve = loaded.program("flow, blocks given", lambda params, *a: generate(flow, params, *a[:-1], chunk=a[-1]))
+    request = Request("", voice).resolved(self.model.config)
 
-    def run() -> float:
+    def run() -> tuple[float, float]:
       start = time.perf_counter()
-      mel_BTM = solve(stages.params["flow"], *rows, noise_table(2 * len(whole_U)))
-      stages.vocode([np.asarray(mel_BTM[0, 2 * P :])], [(0, 0)])
-      return time.perf_counter() - start
+      mel_TM = np.asarray(solve(loaded.params["flow"], *args))[0, 2 * P : 2 * (P + len(tokens_U))]
+      solved = time.perf_counter()
+      offline.vocode(loaded, [Chunk(request, tokens_U, len(tokens_U))], [mel_TM])
+      return solved - start, time.perf_counter() - solved
 
     run()
-    return float(np.median([run() for _ in range(3)]))
+    return tuple(float(x) for x in np.median([run() for _ in range(3)], axis=0))
 
   def profile(self, engine: Engine, seconds: float) -> list[tuple[str, float, int]]:
     """Keeps a profile of one warm request."""

@@ -1,4 +1,4 @@
-"""Where the time of a stream goes: an engine's parts timed one by one, and profiles by the device."""
+"""Where the time of a stream goes: the calls of an engine's slots timed one by one."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax.inference.parts import Parts
+from cosyjax.inference.engine import Engine
 from cosyjax.inference.requests import Request
 from cosyjax.inference.synthesizer import Synthesizer
 from cosyjax.inference.voice import Voice
@@ -21,7 +21,7 @@ from cosyjax.text.incremental import TextStream
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """A call of one part.
+  """A call of one network's slots.
 
   Attributes:
     stage: "lm", "flow" or "vocoder".
@@ -37,49 +37,44 @@ class Event:
 
 
 class Probe:
-  """Within it, every part of an engine is waited for before the next one starts. For one stream at a time.
+  """Within it, every call of an engine's slots is waited for before the next one starts. For one stream at a time.
 
   Attributes:
     events: calls in order.
     tokens_U: speech ids that the flow was last given.
   """
 
-  CALLS = {
-    "lm": ("begin", "extend", "decode"),
-    "flow": ("open", "solve"),
-    "recompute": ("solve",),
-    "vocoder": ("open", "step"),
-  }
+  CALLS = {"lm": ("open", "extend", "step"), "flow": ("open", "step"), "vocoder": ("open", "step")}
 
-  def __init__(self, parts: Parts) -> None:
-    self._parts = parts
+  def __init__(self, engine: Engine) -> None:
+    self._slots = engine.slots
     self.events: list[Event] = []
     self.tokens_U = np.zeros(0, np.int32)
 
   def __enter__(self) -> "Probe":
     for name, calls in self.CALLS.items():
-      part = getattr(self._parts, name)
+      slots = getattr(self._slots, name)
       for call in calls:
-        setattr(part, call, self._timed("flow" if name == "recompute" else name, part, getattr(part, call)))
+        setattr(slots, call, self._timed(name, slots, getattr(slots, call)))
     return self
 
   def __exit__(self, *_: object) -> None:
     for name, calls in self.CALLS.items():
       for call in calls:
-        delattr(getattr(self._parts, name), call)  # the class's own shows again
+        delattr(getattr(self._slots, name), call)  # the class's own shows again
 
-  def _timed(self, stage: str, part: Any, function: Callable) -> Callable:
+  def _timed(self, stage: str, slots: Any, function: Callable) -> Callable:
     def timed(*args: Any) -> Any:
       start = time.perf_counter()
       result = function(*args)
-      jax.block_until_ready((getattr(part, "state", None), getattr(result, "mel_bTM", result)))
+      jax.block_until_ready((slots.state, result))
       seconds = time.perf_counter() - start
       tokens = samples = 0
-      if function.__name__ == "solve":
-        [work] = args[0]
-        tokens, self.tokens_U = work.hop.count, np.asarray(work.tokens, np.int32)
-      elif function.__name__ == "step":
-        samples = int(np.sum(result[1]))
+      if stage == "flow" and function.__name__ == "step":
+        [chunk] = args[0]
+        tokens, self.tokens_U = chunk.count, np.concatenate([self.tokens_U[: chunk.first], chunk.tokens_U])
+      elif stage == "vocoder" and function.__name__ == "step":
+        samples = sum(map(len, slots.collect(result)))
       self.events.append(Event(stage, seconds, tokens, samples))
       return result
 
@@ -95,7 +90,7 @@ class Probe:
     return {"m_tokens": tokens, **delays, "l_tts_ms": tokens * sum(delays.values())}
 
   def chunks(self) -> list[dict[str, float]]:
-    """Tokens of each hop, and the milliseconds that each part spent between it and the one before."""
+    """Tokens of each chunk, and the milliseconds that each network spent between it and the one before."""
     found, spent = [], collections.Counter()
     for event in self.events:
       spent[event.stage] += 1e3 * event.seconds
@@ -106,15 +101,15 @@ class Probe:
     return found
 
   def total(self, *stages: str) -> float:
-    """Seconds that some parts spent."""
+    """Seconds that some networks spent."""
     return sum(event.seconds for event in self.events if event.stage in stages)
 
 
 def growth(chunks: Sequence[dict[str, float]]) -> tuple[float | None, int]:
-  """Time of the last hops over that of the first after the first packet, up to five each, of equal sizes.
+  """Time of the last chunks over that of the first after the first packet, up to five each, of equal sizes.
 
   Returns:
-    The ratio of their medians, and how many hops were taken at either end; (None, 0) if there are too few.
+    The ratio of their medians, and how many chunks were taken at either end; (None, 0) if there are too few.
   """
   sizes = collections.Counter(c["tokens"] for c in chunks[1:])
   if not sizes:
@@ -131,29 +126,29 @@ def needed_text(
   """How much of a text has to arrive before the LM may have spoken `tokens` tokens, at N:M.
 
   Returns:
-    Text ids that are in the LM row by then, and pieces that have arrived.
+    Text ids that are in the LM's sequence by then, and pieces that have arrived.
   """
   prompt_ids, prompt_speech_U = model.lm_prompt(Request("", voice, mode=mode))
-  row = Interleaver(model.config.lm, prompt_ids, prompt_speech_U)
+  layout = Interleaver(model.config.lm, prompt_ids, prompt_speech_U)
   stream = TextStream(model.text_tokenizer, model.config.text)
   spoken, opened = 0, False
   for number in range(len(pieces) + 1):
     fed = stream.push(pieces[number]) if number < len(pieces) else stream.close()
     for part in fed:
-      if not row.closed:  # the first utterance
-        row.push(part.ids)
+      if not layout.closed:  # the first utterance
+        layout.push(part.ids)
         if part.last:
-          row.close()
+          layout.close()
     while spoken < tokens:
-      append = row.next(spoken) if opened else row.opening()
+      append = layout.next(spoken) if opened else layout.opening()
       if append is None:
         break
       opened, spoken = True, append.most
       if append.mode == CLOSED:
-        return row.text_used, number + 1
+        return layout.text_used, number + 1
     if spoken >= tokens:
-      return row.text_used, number + 1
-  return row.text_used, len(pieces)
+      return layout.text_used, number + 1
+  return layout.text_used, len(pieces)
 
 
 def at_rate(pieces: Sequence[str], times: Sequence[float]) -> Iterator[str]:

@@ -6,8 +6,8 @@
   python -m infer.synthesize --model DIR --jobs requests.jsonl --max-batch 8
 
 A line of a jobs file is an object: `text` and `out`, and any of `voice`, `prompt_wav`,
-`prompt_text`, `mode`, `instruction`, `speed`, `seed`; what is left out is taken from the
-flags. All lines are checked before anything is computed.
+`prompt_text`, `mode`, `instruction`, `speed`, `seed`, `temperature`, ...; what is left out is taken from
+the flags. All lines are checked before anything is computed.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from typing import Any
 
 from cosyjax.audio import check_target
 from cosyjax.errors import ConfigError, CosyError, TextError
-from cosyjax.inference.requests import MODES, Request, Speech, resolve_mode
+from cosyjax.inference.requests import Request, Speech, resolve_mode
 from cosyjax.inference.synthesizer import Synthesizer
 from cosyjax.inference.voice import Voice
 from infer import options
 
+NUMBER = int, float
 JOB_FIELDS = {
   "text": str,
   "out": str,
@@ -33,14 +34,31 @@ JOB_FIELDS = {
   "prompt_text": str,
   "mode": str,
   "instruction": str,
-  "speed": (int, float),
+  "language": str,
+  "sampler": str,
+  "speed": NUMBER,
+  "temperature": NUMBER,
+  "top_p": NUMBER,
+  "repeat_rate": NUMBER,
+  "guidance": NUMBER,
   "seed": int,
+  "top_k": int,
+  "repeat_window": int,
+  "flow_steps": int,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One line of a jobs file, defaults filled in. `where` names it in messages."""
+  """One line of a jobs file, defaults filled in.
+
+  Attributes:
+    where: names it in messages.
+    out: file to write.
+    text: what to say.
+    voice, prompt_wav, prompt_text: whose voice.
+    options: the other fields of its request.
+  """
 
   where: str
   out: Path
@@ -48,10 +66,7 @@ class Job:
   voice: str | None
   prompt_wav: str | None
   prompt_text: str
-  mode: str | None
-  instruction: str | None
-  speed: float
-  seed: int
+  options: dict[str, Any]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,10 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--save-voice", metavar="FILE", type=Path, help="keep the voice made from --prompt-wav")
   parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
   parser.add_argument("--prompt-text", default="", help="what the prompt says")
-  parser.add_argument("--instruction", help='how to say it, such as "say it happily"')
-  parser.add_argument("--mode", choices=MODES, help="what the LM is prompted with; chosen from the rest if left out")
-  parser.add_argument("--speed", type=float, default=1.0, help="0.5 to 2, 1 as the model speaks")
-  parser.add_argument("--seed", type=int, default=0)
+  options.add_request_flags(parser)
   parser.add_argument("--max-batch", type=int, default=8, help="jobs computed together")
   args = parser.parse_args(argv)
   if not args.jobs and not args.out:
@@ -121,17 +133,14 @@ def _job(row: Any, where: str, args: argparse.Namespace) -> Job:
   if "text" not in row or "out" not in row:
     raise ConfigError(f"{where}: 'text' and 'out' are needed")
   own_voice = "voice" in row or "prompt_wav" in row
-  defaults = {
+  voice = {
     "voice": None if own_voice else args.voice,
     "prompt_wav": None if own_voice else args.prompt_wav,
     "prompt_text": "" if own_voice else args.prompt_text,
-    "mode": args.mode,
-    "instruction": args.instruction,
-    "speed": args.speed,
-    "seed": args.seed,
   }
-  merged = defaults | row
-  return Job(where=where, **(merged | {"out": Path(merged["out"]), "speed": float(merged["speed"])}))
+  voice |= {name: row[name] for name in voice if name in row}
+  chosen = {name: row.get(name, value) for name, value in options.asked(args).items()}
+  return Job(where=where, out=Path(row["out"]), text=row["text"], options=chosen, **voice)
 
 
 def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int) -> None:
@@ -142,7 +151,7 @@ def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int) -> None:
     try:
       if key not in voices:
         voices[key] = options.make_voice(model, *key)
-      request = Request(job.text, voices[key], job.seed, job.instruction, job.mode, job.speed)
+      request = Request(job.text, voices[key], **job.options)
       resolve_mode(request)
     except CosyError as error:
       raise type(error)(f"{job.where}: {error}") from error
@@ -160,9 +169,9 @@ def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int) -> None:
 
 
 def describe(speech: Speech, seconds: float, out: Path) -> str:
-  tokens = sum(len(p.tokens_U) for p in speech.pieces)
-  cut = sum(p.ended == "length" for p in speech.pieces)
-  note = f", {cut} of {len(speech.pieces)} pieces stopped at the maximum length" if cut else ""
+  tokens = sum(len(s.tokens_U) for s in speech.segments)
+  cut = sum(s.ended == "length" for s in speech.segments)
+  note = f", {cut} of {len(speech.segments)} segments stopped at the maximum length" if cut else ""
   rate = seconds / max(speech.seconds, 1e-9)
   return (
     f"{out}: {speech.seconds:.2f} s of audio, {tokens} tokens, in {seconds:.2f} s (real-time factor {rate:.2f}){note}"
@@ -186,8 +195,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.source_wav:
     speech = model.convert_voice(args.source_wav, voice, seed=args.seed, progress=options.Bars())
   else:
-    chosen = {"seed": args.seed, "instruction": args.instruction, "mode": args.mode, "speed": args.speed}
-    speech = model.synthesize(text, voice, progress=options.Bars(), **chosen)
+    speech = model.synthesize(text, voice, progress=options.Bars(), **options.asked(args))
   speech.save(args.out)
   print(describe(speech, time.perf_counter() - start, args.out))
   return 0

@@ -14,8 +14,12 @@ import cosyjax
 from cosyjax.errors import ConfigError
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
+from cosyjax.inference import offline
 from cosyjax.inference import schedule as schedule_lib
+from cosyjax.inference.chunk import Chunk
+from cosyjax.inference.requests import Request
 from cosyjax.inference.schedule import Schedule
+from tests import upstream
 from tests.conftest import ASSETS
 
 TRANSCRIPT = "希望你以后能够做的比我还好呦。"
@@ -47,21 +51,44 @@ def wave(stream):
 
 
 @pytest.fixture(scope="module")
-def in_one_pass(shallow):
-  """Tokens to audio without a stream, under the blocks of a schedule: (voice, tokens, schedule, seed, piece) -> [A]."""
-  model, params = shallow.stages.modules["flow"], shallow.stages.params["flow"]
-  solve = jax.jit(lambda *args, blocks: generate(model, params, *args, chunk=blocks))
+def solve(shallow):
+  """The flow without a stream, under given mask blocks: (voice, tokens, blocks, ahead) -> mel [T, M], prompt first."""
+  model, params = shallow.loaded.modules["flow"], shallow.loaded.params["flow"]
+  jitted = jax.jit(lambda *args, blocks, ahead: generate(model, params, *args, chunk=blocks, ahead_B=ahead))
 
-  def run(voice, tokens_U, schedule, seed, piece=0):
+  def run(voice, tokens_U, blocks_U, ahead=0):
     P, U = len(voice.tokens_U), len(tokens_U)
     ids, prompt = np.zeros((1, 192), np.int32), np.zeros((1, 384, 80), np.float32)
     ids[0, : P + U] = np.concatenate([voice.tokens_U, tokens_U])
     prompt[0, : 2 * P] = voice.mel_TM
     blocks = np.full(192, 10**6, np.int32)
-    blocks[: P + U] = schedule_lib.resolve(schedule, 25).blocks(P, U, 25)
+    blocks[: P + U] = blocks_U
     lengths = [np.asarray([n], np.int32) for n in (P + U, 2 * P)]
-    mel = solve(ids, lengths[0], prompt, lengths[1], voice.speaker_E[None], noise_table(384), blocks=blocks)
-    return shallow.stages.vocode([np.asarray(mel)[0, 2 * P : 2 * (P + U)]], [(seed, piece)])[0]
+    args = ids, lengths[0], prompt, lengths[1], voice.speaker_E[None], noise_table(384)
+    return np.asarray(jitted(*args, blocks=blocks, ahead=np.asarray([ahead], np.int32)))[0, : 2 * (P + U)]
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def vocode(shallow):
+  """Mel to audio without a stream: (voice, mel, seed, speed) -> [A]."""
+
+  def run(voice, mel_TM, seed, speed=1.0):
+    request = Request("", voice, seed, speed=speed).resolved(shallow.config)
+    return offline.vocode(shallow.loaded, [Chunk(request, np.zeros(0, np.int32), 0)], [mel_TM])[0]
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def in_one_pass(solve, vocode):
+  """Tokens to audio without a stream, under the blocks of a schedule: (voice, tokens, schedule, seed, speed) -> [A]."""
+
+  def run(voice, tokens_U, schedule, seed, speed=1.0):
+    P, U = len(voice.tokens_U), len(tokens_U)
+    mel_TM = solve(voice, tokens_U, schedule_lib.resolve(schedule, 25).blocks(P, U, 25))
+    return vocode(voice, mel_TM[2 * P :], seed, speed)
 
   return run
 
@@ -79,7 +106,7 @@ def _prompts_and_schedules():
 @pytest.mark.parametrize(("prompt", "schedule"), _prompts_and_schedules())
 def test_stream_equals_one_pass_under_its_blocks(engine, shallow, in_one_pass, voice, prompt, schedule):
   short = cut(voice, prompt) if prompt else cosyjax.Voice.from_speaker(voice.speaker_E)
-  tokens_U = shallow.synthesize(TEXT, short, seed=3).pieces[0].tokens_U
+  tokens_U = shallow.synthesize(TEXT, short, seed=3).segments[0].tokens_U
   streamed = wave(engine.stream(TEXT, short, seed=3, schedule=schedule))
   expected = in_one_pass(short, tokens_U, schedule, seed=3)
   assert streamed.shape == expected.shape == (960 * len(tokens_U),)
@@ -87,16 +114,16 @@ def test_stream_equals_one_pass_under_its_blocks(engine, shallow, in_one_pass, v
 
 
 @pytest.mark.long
-def test_every_piece_of_a_long_text_is_streamed(engine, shallow, in_one_pass, voice):
-  text = "This sentence is long enough to fill a piece by itself, with many words and commas, again and again. " * 2
+def test_every_segment_of_a_long_text_is_streamed(engine, shallow, in_one_pass, voice):
+  text = "This sentence is long enough to fill a segment by itself, with many words and commas, again and again. " * 2
   config = dataclasses.replace(
     shallow.config, text=dataclasses.replace(shallow.config.text, min_tokens=30, max_tokens=60)
   )
-  short = cosyjax.Synthesizer(config, shallow.stages.params, shallow.text_tokenizer, buckets=shallow.stages.buckets)
-  pieces = short.synthesize(text, voice, seed=1).pieces
+  short = shallow.replace(config)
+  pieces = short.synthesize(text, voice, seed=1).segments
   assert len(pieces) > 1
   voice = cut(voice, 20)
-  pieces = short.synthesize(text, voice, seed=1).pieces
+  pieces = short.synthesize(text, voice, seed=1).segments
   engine.model, before = short, engine.model
   try:
     streamed = wave(engine.stream(text, voice, seed=1))
@@ -201,45 +228,100 @@ def test_prepared_voice_gives_the_same_audio(engine, voice):
   fresh = cut(voice, 80)
   expected = wave(engine.stream(TEXT, cut(voice, 80), seed=1))
   engine.prepare(fresh)
-  before = engine.parts.memory()["voices"]
+  before = engine.memory()["voices"]
   np.testing.assert_allclose(wave(engine.stream(TEXT, fresh, seed=1)), expected, atol=1e-3)
   np.testing.assert_allclose(wave(engine.stream(TEXT, fresh, seed=1)), expected, atol=1e-3)  # in place by now
   engine.forget(fresh)
-  assert engine.parts.memory()["voices"] < before
+  assert engine.memory()["voices"] < before
 
 
 @pytest.mark.long
-def test_histories(engine, shallow, voice):
-  """No cache equals the cache; a narrow window is near."""
+def test_histories(engine, shallow, solve, vocode, voice):
+  """Solving everything again for each chunk equals the cache; a narrow window is near."""
   voice = cut(voice, 40)
   full = wave(engine.stream(TEXT, voice, seed=1, schedule="lowest"))
+  tokens_U = shallow.synthesize(TEXT, voice, seed=1).segments[0].tokens_U
+  schedule, lookahead = schedule_lib.resolve("lowest", 25), shallow.config.flow.encoder.lookahead
+  blocks = schedule.blocks(40, len(tokens_U), 25)
+
+  def prefix(length, ahead):
+    return solve(voice, tokens_U[: length - 40], blocks[:length], ahead)
+
+  mels = upstream.solve_again(prefix, schedule.chunks(40, 25), 40, 40 + len(tokens_U), lookahead, rest=False)
+  np.testing.assert_allclose(vocode(voice, np.concatenate(mels), seed=1), full, atol=1e-3)
   small = {"slots": 1, "schedule": "lowest", "seconds": 5.0}
-  with cosyjax.Engine(shallow, **small, history="none") as other:
-    np.testing.assert_allclose(wave(other.stream(TEXT, voice, seed=1)), full, atol=1e-3)
   with cosyjax.Engine(shallow, **small, history="window", window=1) as narrow:
     near = wave(narrow.stream(TEXT, voice, seed=1))
   assert near.shape == full.shape and np.all(np.isfinite(near)) and not np.allclose(near, full, atol=1e-3)
 
 
-def test_released_schedule_solves_its_last_hop_with_full_attention(engine, shallow, in_one_pass, voice):
-  tokens_U = shallow.synthesize(TEXT, voice, seed=3).pieces[0].tokens_U
-  streamed = wave(engine.stream(TEXT, voice, seed=3, schedule="released"))
-  assert streamed.shape == (960 * len(tokens_U),)
-  chunked = in_one_pass(voice, tokens_U, "released", seed=3)
-  first = 2 * 38 - engine.parts.vocoder.scheme.look_ahead
-  np.testing.assert_allclose(streamed[: 480 * (first - 2)], chunked[: 480 * (first - 2)], atol=1e-3)
+def test_upstream_solves_its_last_chunk_with_full_attention(shallow, solve, vocode, voice):
+  """Its frames before the last chunk are those under blocks of the mask, those of the last are not."""
+  tokens_U = shallow.synthesize(TEXT, voice, seed=3).segments[0].tokens_U
+  P, U, lookahead = len(voice.tokens_U), len(tokens_U), shallow.config.flow.encoder.lookahead
+  blocks = upstream.blocks(P, U, 25)
+  run = lambda n, ahead: solve(voice, tokens_U[: n - P], blocks[:n] if ahead else 0 * blocks[:n], ahead)
+  mels = upstream.solve_again(run, upstream.SCHEDULE.chunks(P, 25), P, P + U, lookahead, rest=True)
+  chunked, first = solve(voice, tokens_U, blocks)[2 * P :], len(mels[0])
+  assert sum(map(len, mels)) == 2 * U and first == 2 * 38
+  np.testing.assert_allclose(mels[0], chunked[:first], atol=1e-4)
+  assert not np.allclose(mels[-1], chunked[-len(mels[-1]) :], atol=1e-3)
+  wave_A, end = vocode(voice, np.concatenate(mels), seed=3), 480 * (first - 20 - 2)  # what the vocoder looks ahead
+  assert wave_A.shape == (960 * U,)
+  np.testing.assert_allclose(wave_A[:end], vocode(voice, chunked, seed=3)[:end], atol=1e-3)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.83, 1.37, 2.0])
+def test_streams_at_any_speed_equal_one_pass_at_that_speed(engine, shallow, in_one_pass, voice, speed):
+  """No frame is lost or doubled where packets meet, whatever the schedule."""
+  tokens_U = shallow.synthesize(TEXT, voice, seed=3).segments[0].tokens_U
+  for schedule in ("balanced", Schedule(7, (9, 31, 40))):
+    streamed = wave(engine.stream(TEXT, voice, seed=3, schedule=schedule, speed=speed))
+    expected = in_one_pass(voice, tokens_U, schedule, seed=3, speed=speed)
+    assert streamed.shape == expected.shape == (480 * int(2 * len(tokens_U) / speed),)
+    np.testing.assert_allclose(streamed, expected, atol=1e-3)
+
+
+def test_requests_of_different_settings_share_a_batch(engine, shallow, voice):
+  """Each comes out as alone; tokens are those of offline synthesis with the same settings."""
+  cases = [
+    {}, {"temperature": 2.0, "top_k": 3, "top_p": 1.0}, {"sampler": "greedy"}, {"repeat_window": 0},
+    {"flow_steps": 2, "guidance": 2.0}, {"speed": 0.8},
+  ]  # fmt: skip
+  alone = [wave(engine.stream(TEXT, voice, seed=3, **options)) for options in cases]
+  assert not any(np.array_equal(a, alone[0]) for a in alone[1:])
+  together = [None] * len(cases)
+
+  def run(i):
+    together[i] = wave(engine.stream(TEXT, voice, seed=3, **cases[i]))
+
+  threads = [threading.Thread(target=run, args=(i,)) for i in range(len(cases))]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for options, one, other in zip(cases, alone, together, strict=True):
+    assert one.shape == other.shape
+    np.testing.assert_allclose(other, one, atol=1e-3, err_msg=f"{options}")
+  cases = cases[:4]
+  for options, one, speech in zip(
+    cases, alone, shallow.batch([Request(TEXT, voice, 3, **c) for c in cases]), strict=False
+  ):
+    again = shallow.synthesize(TEXT, voice, seed=3, **options)
+    np.testing.assert_array_equal(again.segments[0].tokens_U, speech.segments[0].tokens_U)
+    assert one.shape == again.samples_A.shape
 
 
 def test_streams_grow_without_end(engine, voice, monkeypatch):
   """Several times what the engine has room for at first; room already grown gives the same, and is given back."""
   text = ["Words and words, and more of them. "] * 6
-  monkeypatch.setattr(engine.parts, "shrink", lambda: None)
+  monkeypatch.setattr(engine.slots, "shrink", lambda: None)
   grown = wave(engine.stream(text, voice, seed=4))
-  assert engine.parts.flow.frames > 256
+  assert engine.slots.flow.frames > 256
   np.testing.assert_allclose(wave(engine.stream(text, voice, seed=4)), grown, atol=1e-3)
   monkeypatch.undo()
   assert len(wave(engine.stream("One.", voice)))
   end = time.monotonic() + 30
-  while engine.parts.flow.frames > 256 and time.monotonic() < end:
+  while engine.slots.flow.frames > 256 and time.monotonic() < end:
     time.sleep(0.05)
-  assert engine.parts.flow.frames <= 256
+  assert engine.slots.flow.frames <= 256

@@ -39,7 +39,7 @@ def settled(engine, seconds=60.0):
 
 
 def slots_of(argument):
-  """Slots that a call of one of the parts is about."""
+  """Slots that a call is about."""
   if isinstance(argument, int):
     return {argument}
   return {item if isinstance(item, int) else item.slot for item in argument}
@@ -49,23 +49,23 @@ def at_rest(engine):
   """Bytes on the device once the engine has given back what long requests had it grow to."""
   settled(engine)
   time.sleep(1.0)
-  return engine.parts.memory()
+  return engine.memory()
 
 
 STAGES = {  # part, method, and which argument names the slots
-  "open": ("parts", "open", 0),
-  "begin": ("lm", "begin", 0),
+  "open": ("slots", "open", 0),
+  "begin": ("lm", "open", 0),
   "extend": ("lm", "extend", 0),
-  "decode": ("lm", "decode", 0),
-  "flow": ("flow", "solve", 0),
-  "vocoder": ("vocoder", "step", 1),
+  "decode": ("lm", "step", 0),
+  "flow": ("flow", "step", 0),
+  "vocoder": ("vocoder", "step", 0),
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, expected, monkeypatch, stage):
   part, name, place = STAGES[stage]
-  owner = engine.parts if part == "parts" else getattr(engine.parts, part)
+  owner = engine.slots if part == "slots" else getattr(engine.slots, part)
   original, victim, raised = getattr(owner, name), [], []
   pieces = [TEXT[:10], TEXT[10:]]
   healthy = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
@@ -81,13 +81,13 @@ def test_an_exception_in_a_stage_ends_its_stream_and_no_other(engine, voice, exp
     return original(*args)
 
   if stage != "open":
-    admitted = engine.parts.open
+    admitted = engine.slots.open
 
     def note(slot, *rest):
       victim[:] = victim or [slot]
       return admitted(slot, *rest)
 
-    monkeypatch.setattr(engine.parts, "open", note)
+    monkeypatch.setattr(engine.slots, "open", note)
   monkeypatch.setattr(owner, name, broken)
   failing = engine.stream(iter(pieces), voice, seed=1)
   with pytest.raises(RuntimeError, match="injected"):
@@ -127,11 +127,11 @@ def test_an_error_of_the_text_ends_the_stream(engine, voice):
 
 def test_lost_device_state_fails_what_runs_and_the_engine_goes_on(engine, voice, expected, monkeypatch):
   def dies(works):
-    engine.parts.flow.state.frames_B.delete()
+    engine.slots.flow.state.frames_B.delete()
     raise RuntimeError("the device fell over")
 
   before = settled(engine)
-  monkeypatch.setattr(engine.parts.flow, "solve", dies)
+  monkeypatch.setattr(engine.slots.flow, "step", dies)
   streams = [engine.stream(TEXT, voice, seed=1) for _ in range(2)]
   for stream in streams:
     with pytest.raises(RuntimeError, match="fell over"):
@@ -234,7 +234,6 @@ def test_full_queue_answers_at_once(shallow, voice):
   [
     ({"slots": 0}, "slots"),
     ({"history": "some"}, "history"),
-    ({"vocoder": "best"}, "vocoder"),
     ({"schedule": "x"}, "x"),
   ],
 )
@@ -246,6 +245,11 @@ def test_bad_settings_are_refused(shallow, options, said):
 def test_a_schedule_beyond_the_engines_hops_is_refused(engine, voice):
   with pytest.raises(ConfigError, match="at most 50 tokens"):
     engine.stream(TEXT, voice, schedule=cosyjax.Schedule(60, (60,)))
+
+
+def test_more_flow_steps_than_the_engine_has_caches_for_are_refused(engine, voice):
+  with pytest.raises(ConfigError, match="flow_steps: this engine has caches for 3, found 4"):
+    engine.stream(TEXT, voice, flow_steps=4)
 
 
 @pytest.fixture(scope="module")

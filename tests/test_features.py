@@ -22,6 +22,7 @@ from cosyjax.data import feature_store as features_lib
 from cosyjax.data.extract import CHUNK, Extractor, Model, compute, fingerprint
 from cosyjax.data.feature_store import Features, ShardWriter, from_npy_bytes, npy_bytes, shard_stem
 from cosyjax.errors import ConfigError, DataError
+from cosyjax.inference.recordings import tokenise
 from cosyjax.layers.basic import unbox
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train import features as program
@@ -161,8 +162,8 @@ def test_tokens_of_a_long_recording_are_those_of_its_windows(model, recordings):
   item = extractor.decode({"audio": _wav(wave_A, 24_000)})
   [found] = extractor([item])
   params = networks.random_params(tiny())
-  stages = cosyjax.Synthesizer(tiny(), params, None, dtype="float32").stages
-  expected_U = stages.tokenise(item.wave_16k)
+  loaded = cosyjax.Synthesizer(tiny(), params, None, dtype="float32").loaded
+  expected_U = tokenise(loaded, item.wave_16k)
   assert len(expected_U) - len(found["speech_tokens"]) in (0, 1)
   np.testing.assert_array_equal(found["speech_tokens"], expected_U[: len(found["speech_tokens"])])
 

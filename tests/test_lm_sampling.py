@@ -55,6 +55,34 @@ def test_a_repeated_id_is_replaced_from_the_whole_distribution():
   np.testing.assert_allclose(share, first * [0, 1, 1, 1] + first[0] * again, atol=0.03)
 
 
+def test_each_row_is_drawn_under_its_own_settings():
+  """Settings as arrays, one for each row, against the same as numbers for all rows."""
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(3 * rng.normal(size=(64, 300)), jnp.float32)
+  recent = jnp.asarray(rng.integers(0, 12, (64, 10)), jnp.int32)
+  keys, positions = jax.random.split(jax.random.key(1), 64), jnp.arange(64)
+  settings = [(0.8, 25, 1, 1.0, 10), (1.0, 100, 99, 2.0, 10), (0.5, 3, 1, 0.5, 2), (0.0, 1, 99, 1.0, 0)]
+  rows = [jnp.asarray([settings[i % 4][field] for i in range(64)]) for field in range(5)]
+  together = np.asarray(jax.jit(RepetitionAware(*rows).__call__)(logits, recent, keys, positions))
+  for i, one in enumerate(settings):
+    alone = np.asarray(RepetitionAware(*one)(logits, recent, keys, positions))
+    np.testing.assert_array_equal(together[i::4], alone[i::4])
+  np.testing.assert_array_equal(together[3::4], np.argmax(logits, axis=1)[3::4])
+
+
+def test_a_window_is_of_the_newest_ids():
+  sure = jnp.array([[50.0, 0.0, 0.0, 0.0]])
+  recent = NONE.at[0, 4].set(0)  # six ids ago
+  assert np.all(draws(RepetitionAware(window=5), sure, recent, 50) == 0)
+  assert np.all(draws(RepetitionAware(window=6), sure, recent, 50) != 0)
+
+
+def test_temperature_flattens_the_distribution():
+  p = np.array([0.8, 0.2])
+  ids = draws(RepetitionAware(1.0, 2, 99, temperature=2.0), np.log(p)[None])
+  np.testing.assert_allclose(np.mean(ids), np.sqrt(0.2) / (np.sqrt(0.8) + np.sqrt(0.2)), atol=0.03)
+
+
 def test_repetition_threshold_comes_from_the_configuration():
   assert RepetitionAware.of(LMConfig()) == RepetitionAware(0.8, 25, 1)
   three = RepetitionAware.of(LMConfig(repeat_rate=0.3))

@@ -366,23 +366,23 @@ def test_stream_benchmark_refuses_bad_flags():
       benchmark.main(["--stream", "--preset", "tiny", *bad])
 
 
-def test_a_probe_times_the_parts_and_goes_away(engine, voice_file, known):
-  parts = engine.parts
-  with stream_probe.Probe(parts) as probe:
+def test_a_probe_times_the_slots_and_goes_away(engine, voice_file, known):
+  slots = engine.slots
+  with stream_probe.Probe(engine) as probe:
     again = list(engine.stream(TEXT, cosyjax.Voice.load(voice_file), seed=5))
-  assert not {"begin", "solve", "step"} & {*vars(parts.lm), *vars(parts.flow), *vars(parts.vocoder)}
+  assert not {"open", "extend", "step"} & {*vars(slots.lm), *vars(slots.flow), *vars(slots.vocoder)}
   np.testing.assert_array_equal(audio_of(again), audio_of(known))
   assert sum(event.samples for event in probe.events) == len(audio_of(known))
   assert sum(event.tokens for event in probe.events) == len(probe.tokens_U) == len(audio_of(known)) // 960
   assert [c["tokens"] for c in probe.chunks()] == [e.tokens for e in probe.events if e.tokens]
 
 
-def test_growth_compares_hops_of_one_size():
-  hop = lambda tokens, ms: {"tokens": tokens, "lm": ms / 2, "flow": ms / 4, "vocoder": ms / 4}
-  hops = [hop(50, 999.0), hop(25, 999.0), *(hop(50, 10.0 + i) for i in range(12)), hop(7, 999.0)]
-  ratio, count = stream_probe.growth(hops)
+def test_growth_compares_chunks_of_one_size():
+  chunk = lambda tokens, ms: {"tokens": tokens, "lm": ms / 2, "flow": ms / 4, "vocoder": ms / 4}
+  chunks = [chunk(50, 999.0), chunk(25, 999.0), *(chunk(50, 10.0 + i) for i in range(12)), chunk(7, 999.0)]
+  ratio, count = stream_probe.growth(chunks)
   assert count == 5 and ratio == 19.0 / 12.0
-  assert stream_probe.growth(hops[:1]) == (None, 0)
+  assert stream_probe.growth(chunks[:1]) == (None, 0)
 
 
 def test_needed_text_is_what_the_engine_waits_for(engine):

@@ -9,9 +9,10 @@ import pytest
 import cosyjax
 from cosyjax.errors import AudioError, ConfigError, CosyError, TextError
 from cosyjax.flow.noise import noise_table
+from cosyjax.inference import offline
+from cosyjax.inference.chunk import Chunk
 from cosyjax.inference.compilation import count_compilations
 from cosyjax.inference.requests import Request, resolve_mode
-from cosyjax.inference.stages import Solve
 from tests.conftest import ASSETS
 
 TRANSCRIPT = "希望你以后能够做的比我还好呦。"
@@ -22,13 +23,18 @@ def voice(shallow):
   return shallow.voice(ASSETS / "prompt.wav", TRANSCRIPT)
 
 
+def whole(model, voice, tokens_U):
+  """A segment in one chunk."""
+  return Chunk(Request("", voice).resolved(model.config), tokens_U.astype(np.int32), len(tokens_U))
+
+
 def test_tokens_to_waveform_is_the_reference(model, golden):
   g = golden("token2wav")
-  tokens_U = np.concatenate([g["prompt_token"][0], g["token"][0]]).astype(np.int32)
-  [mel_TM] = model.stages.solve([Solve(tokens_U, g["prompt_mel"][0], g["speaker"][0])])
-  vocoder, H = model.stages.modules["vocoder"], model.config.vocoder.harmonics + 1
+  voice = cosyjax.Voice(g["speaker"][0], g["prompt_token"][0].astype(np.int32), g["prompt_mel"][0])
+  [mel_TM] = offline.solve(model.loaded, [whole(model, voice, g["token"][0])])
+  vocoder, H = model.loaded.modules["vocoder"], model.config.vocoder.harmonics + 1
   wave_BA, _ = vocoder.apply(
-    {"params": model.stages.params["vocoder"]},
+    {"params": model.loaded.params["vocoder"]},
     mel_TM[None],
     jnp.array([len(mel_TM)]),
     jnp.zeros((1, H)),
@@ -61,9 +67,9 @@ def test_voice_takes_any_rate_and_channels(shallow, voice, recordings):
 def test_equal_requests_give_equal_audio_and_seeds_differ(shallow, voice):
   a, b, c = (shallow.synthesize("Hello there, world.", voice, seed=s) for s in (3, 3, 4))
   np.testing.assert_array_equal(a.samples_A, b.samples_A)
-  assert not np.array_equal(a.pieces[0].tokens_U, c.pieces[0].tokens_U)
+  assert not np.array_equal(a.segments[0].tokens_U, c.segments[0].tokens_U)
   assert a.samples_A.dtype == np.float32 and np.all(np.isfinite(a.samples_A)) and np.abs(a.samples_A).max() <= 0.99
-  assert len(a.samples_A) == 960 * sum(len(p.tokens_U) for p in a.pieces)
+  assert len(a.samples_A) == 960 * sum(len(p.tokens_U) for p in a.segments)
 
 
 def test_batch_equals_alone(shallow, voice):
@@ -78,38 +84,37 @@ def test_batch_equals_alone(shallow, voice):
   together = shallow.batch(requests)
   for request, speech in zip(requests, together, strict=True):
     alone = shallow.batch([request])[0]
-    assert len(alone.pieces) == len(speech.pieces)
-    for p, q in zip(alone.pieces, speech.pieces, strict=True):
+    assert len(alone.segments) == len(speech.segments)
+    for p, q in zip(alone.segments, speech.segments, strict=True):
       np.testing.assert_array_equal(p.tokens_U, q.tokens_U)
     np.testing.assert_allclose(speech.samples_A, alone.samples_A, atol=1e-3)
 
 
 def test_bfloat16_speaks_too(shallow, voice):
-  half = cosyjax.Synthesizer(
-    shallow.config, shallow.stages.params, shallow.text_tokenizer, dtype="bfloat16", buckets=shallow.stages.buckets
-  )
-  stack = half.stages.params["lm"]["stack"]
+  half = shallow.replace(dtype="bfloat16")
+  stack = half.loaded.params["lm"]["stack"]
   assert stack["layers_0"]["mlp"]["gate_up"]["kernel"].dtype == jnp.bfloat16
-  assert stack["norm"]["scale"].dtype == half.stages.params["flow"]["to_mel"]["kernel"].dtype == jnp.float32
-  solve = Solve(voice.tokens_U[:40], voice.mel_TM[:40], voice.speaker_E)
-  [mel_TM], [exact_TM] = half.stages.solve([solve]), shallow.stages.solve([solve])
+  assert stack["norm"]["scale"].dtype == half.loaded.params["flow"]["to_mel"]["kernel"].dtype == jnp.float32
+  prompt = dataclasses.replace(voice, tokens_U=voice.tokens_U[:20], mel_TM=voice.mel_TM[:40])
+  chunk = whole(shallow, prompt, voice.tokens_U[20:40])
+  [mel_TM], [exact_TM] = (offline.solve(some.loaded, [chunk]) for some in (half, shallow))
   assert np.sqrt(np.mean((mel_TM - exact_TM) ** 2)) < 0.05 * np.std(exact_TM)
   assert half.synthesize("One two.", voice).seconds > 0
 
 
 def test_speed_changes_the_length(shallow, voice):
   normal, fast, slow = (shallow.synthesize("One two three.", voice, speed=s) for s in (1.0, 2.0, 0.5))
-  np.testing.assert_array_equal(normal.pieces[0].tokens_U, fast.pieces[0].tokens_U)
+  np.testing.assert_array_equal(normal.segments[0].tokens_U, fast.segments[0].tokens_U)
   assert len(fast.samples_A) == len(normal.samples_A) // 2
   assert len(slow.samples_A) == 2 * len(normal.samples_A)
 
 
-def test_long_text_is_spoken_piece_by_piece(shallow, voice):
+def test_long_text_is_spoken_segment_by_segment(shallow, voice):
   text = "This is a sentence of some length, and it goes on for a while. " * 6
   steps = []
   speech = shallow.synthesize(text, voice, progress=lambda *step: steps.append(step))
-  assert len(speech.pieces) > 1
-  assert "".join(p.text for p in speech.pieces).replace(" ", "") == text.replace(" ", "")
+  assert len(speech.segments) > 1
+  assert "".join(p.text for p in speech.segments).replace(" ", "") == text.replace(" ", "")
   assert {stage for stage, _, _ in steps} == {"tokens", "mel", "audio"}
   assert all(done <= total for _, done, total in steps) and steps[-1][1] == steps[-1][2]
 
@@ -118,14 +123,14 @@ def test_voice_conversion_keeps_length(shallow, voice, recordings):
   wave_A, rate = recordings["aishell_0121"]
   speech = shallow.convert_voice((wave_A, rate), voice)
   assert speech.seconds == pytest.approx(len(wave_A) / rate, abs=0.05)
-  assert speech.pieces[0].ended == "given"
+  assert speech.segments[0].ended == "given"
 
 
 def test_voice_conversion_of_a_long_recording(shallow, voice, recordings):
   wave_A, rate = recordings["aishell_0121"]
   long_A = np.tile(wave_A, 9)
   speech = shallow.convert_voice((long_A, rate), voice)
-  assert len(speech.pieces) > 1  # longer than the largest bucket here
+  assert len(speech.segments) > 1  # longer than the largest bucket here
   assert speech.seconds == pytest.approx(len(long_A) / rate, abs=0.05)
 
 
@@ -148,6 +153,15 @@ def test_modes(voice):
     ({"speed": float("nan")}, "speed"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**32}, "seed"),
+    ({"sampler": "beam"}, "sampler: expected one of"),
+    ({"language": "xx"}, "language: expected one of"),
+    ({"temperature": 0.0}, "temperature: expected 0.01 .. 10.0, found 0.0"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_k": 0}, "top_k: expected 1 .. 100"),
+    ({"repeat_window": 65}, "repeat_window"),
+    ({"repeat_rate": -0.1}, "repeat_rate"),
+    ({"flow_steps": 0}, "flow_steps"),
+    ({"guidance": -1.0}, "guidance"),
   ],
 )
 def test_requests_that_contradict_themselves(shallow, voice, change, said):
@@ -195,9 +209,9 @@ def test_prompts_that_are_refused(shallow, wave, said):
 
 
 def test_no_request_compiles_after_warm_up(shallow, voice, recordings):
-  buckets = dataclasses.replace(shallow.stages.buckets, batch=(1,))  # pieces of long text one by one
-  fresh = cosyjax.Synthesizer(shallow.config, shallow.stages.params, shallow.text_tokenizer, buckets=buckets)
-  fresh.warm_up(batch=1, seconds=4, text=100, prefix=256, tokens=500, slowest=0.8)
+  buckets = dataclasses.replace(shallow.loaded.buckets, batch=(1,))  # segments of long text one by one
+  fresh = shallow.replace(buckets=buckets)
+  fresh.warm_up(batch=1, prompt=4, prefix=256, cache=556, seconds=20, slowest=0.8)
   rng = np.random.default_rng(0)
   words = ["one", "two", "three", "four", "longer", "words", "你好", "世界", "and", "so", "on"]
   fresh.synthesize("Hello.", voice)  # what the host itself needs

@@ -1,4 +1,4 @@
-"""Streaming vocoder: the exact scheme equals one pass, the released one the reference; both in batches of slots."""
+"""Streaming vocoder: equal to one pass; the upstream cross-fade equals its golden file; both in batches of slots."""
 
 import dataclasses
 import functools
@@ -20,11 +20,13 @@ from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
 from cosyjax.layers.basic import unbox
-from cosyjax.vocoder.chunk_vocoder import Exact, Released
+from cosyjax.vocoder.chunk_vocoder import Exact
 from cosyjax.vocoder.hift import Vocoder
 from cosyjax.vocoder.receptive_field import reach
 from cosyjax.vocoder.seams import seam_ratios
 from cosyjax.vocoder.source import phase_steps, request_phase_noise, sample_cycles
+from tests import upstream
+from tests.upstream import CrossFade
 
 H = 9  # harmonics of the small release
 SLOTS, BATCH, FRAMES = 4, 3, 40  # rows of a state, rows of a step, most new frames in a step
@@ -278,9 +280,9 @@ def test_early_audio_comes_early_and_is_close(vocoder, offline, mel):
 # Both schemes: rows and slots.
 
 
-@pytest.fixture(params=["exact", "released"])
+@pytest.fixture(params=["exact", "cross-fade"])
 def scheme(request, vocoder):
-  return {"exact": Exact, "released": Released}[request.param](vocoder[0].config)
+  return {"exact": Exact, "cross-fade": CrossFade}[request.param](vocoder[0].config)
 
 
 def _busy(scheme, params, mel):
@@ -325,12 +327,12 @@ def test_opened_rows_are_empty_and_others_kept(scheme, vocoder, mel):
     np.testing.assert_array_equal(leaf[::2], getattr(state, name)[::2])
 
 
-# The released scheme.
+# The upstream scheme, a reference.
 
 
 @pytest.fixture(scope="module")
 def packets(release, golden):
-  """Mel of each packet of the reference's stream, solved as the released code solves it.
+  """Mel of each packet of the reference's stream, solved as the upstream code solves it.
 
   Blocks of 25 tokens from the prompt's start; the first packet reaches the first border after 25
   new tokens, packets then double; each solves the whole prefix again, the last one unmasked.
@@ -348,26 +350,21 @@ def packets(release, golden):
     args = (g["prompt_mel"], jnp.array([2 * prompt]), g["speaker"], noise_table(2 * total))
     return generate(flow, params, tokens, length[None], *args, chunk=chunk, final=final)[0]
 
-  mels, done, hop = [], prompt, 25
-  end = -(-(prompt + hop) // hop) * hop
-  while end + lookahead <= total:
-    mels.append(np.asarray(solve(jnp.int32(end + lookahead), 25, False))[2 * done : 2 * end])
-    done, hop = end, min(2 * hop, 100)
-    end = done + hop
-  return [*mels, np.asarray(solve(jnp.int32(total), 0, True))[2 * done :]]
+  run = lambda length, ahead: solve(jnp.int32(length), 25 if ahead else 0, not ahead)
+  return upstream.solve_again(run, upstream.SCHEDULE.chunks(prompt, 25), prompt, total, lookahead, rest=True)
 
 
-def test_released_stream_is_the_reference(released, golden, packets):
+def test_upstream_stream_is_the_reference(released, golden, packets):
   g, (module, params) = golden("token2wav"), released
   cuts = [len(m) for m in packets]
-  got = stream(Released(module.config), params, np.concatenate(packets), cuts, frames=max(cuts))
+  got = stream(CrossFade(module.config), params, np.concatenate(packets), cuts, frames=max(cuts))
   assert [len(p) for p in got] == g["chunk_samples"].tolist() == [22080, 48000, 22080]
   np.testing.assert_allclose(np.concatenate(got), g["wav_streaming"][0], rtol=0, atol=1e-3)
 
 
-def test_released_rows_do_not_depend_on_mates_or_slots(vocoder, mel):
+def test_upstream_rows_do_not_depend_on_mates_or_slots(vocoder, mel):
   module, params = vocoder
-  scheme, cuts = Released(module.config), [23, 40, 9]
+  scheme, cuts = CrossFade(module.config), [23, 40, 9]
   keys = jax.random.split(jax.random.key(3), 2)
   one, two = stream(scheme, params, mel[:72], cuts, keys[0]), stream(scheme, params, mel[100:172], cuts, keys[1])
   state, at = scheme.empty(SLOTS), 0
@@ -383,10 +380,10 @@ def test_released_rows_do_not_depend_on_mates_or_slots(vocoder, mel):
 
 
 @pytest.mark.parametrize("cuts", [[1], [1, 0], [3, 4, 5, 0], [8, 0], [0, 7, 1], [20, 1]])
-def test_released_stream_of_few_frames_gives_every_sample(vocoder, offline, mel, cuts):
+def test_upstream_stream_of_few_frames_gives_every_sample(vocoder, offline, mel, cuts):
   module, params = vocoder
   key, part = jax.random.key(1), mel[40 : 40 + sum(cuts)]
-  packets = stream(Released(module.config), params, part, cuts, key)
+  packets = stream(CrossFade(module.config), params, part, cuts, key)
   held = np.maximum(np.cumsum(cuts) - 8, 0)
   assert [len(p) for p in packets[:-1]] == (np.diff(held, prepend=0)[:-1] * HOP).tolist()
   wave = np.concatenate(packets)
@@ -439,8 +436,8 @@ def test_exact_packets_have_no_seams_and_packets_without_context_do(vocoder, off
   assert seam_ratios(np.concatenate(naive), [len(p) for p in naive]).min() > 2
 
 
-def test_the_released_scheme_has_no_seams_in_the_release(released, mel):
-  packets = stream(Released(released[0].config), released[1], mel, [25] * 6 + [24], jax.random.key(1))
+def test_the_upstream_scheme_has_no_seams_in_the_release(released, mel):
+  packets = stream(CrossFade(released[0].config), released[1], mel, [25] * 6 + [24], jax.random.key(1))
   assert seam_ratios(np.concatenate(packets), [len(p) for p in packets]).max() <= 1
 
 

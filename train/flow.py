@@ -39,7 +39,7 @@ from cosyjax.training.step import Loss
 from train import loop, weights
 from train import task as task_lib
 from train.cli import MeshConfig, RunConfig
-from train.listen import open_stages
+from train.listen import open_vocoder
 from train.pictures import mel_picture
 from train.task import Findings, HostBatch, Network, Shapes, Speak, Task, Trainer
 
@@ -115,7 +115,7 @@ def speech(args: argparse.Namespace, config: Config, model: Flow, _: Batches, fi
   """What lets the flow speak the first utterances of the evaluation: each mel below the true one, and sounds."""
   solve = jax.jit(functools.partial(generate, model))
   directory = args.listen or (args.init if args.init and not weights.is_run(args.init) else None)
-  stages = open_stages(directory, ("vocoder",), dtype=config.run.dtype) if directory else None
+  vocode = open_vocoder(directory, dtype=config.run.dtype) if directory else None
   some = {name: x[: config.samples] for name, x in fixed[0].items() if name != "key"}
   lengths_B, frames = 2 * some["token_lengths_B"], some["mel_BTM"].shape[1]
   prompts_B = (config.prompt * lengths_B).astype(np.int32)
@@ -128,7 +128,7 @@ def speech(args: argparse.Namespace, config: Config, model: Flow, _: Batches, fi
     made = [mel_TM[:length] for mel_TM, length in zip(np.asarray(mel_BTM), lengths_B, strict=True)]
     pairs = zip(some["mel_BTM"], made, strict=True)
     pictures = {f"mel_{i}": mel_picture(true[: len(mel_TM)], mel_TM) for i, (true, mel_TM) in enumerate(pairs)}
-    waves = stages.vocode(made, [(0, i) for i in range(len(made))]) if stages else []
+    waves = vocode(made) if vocode else []
     return Findings({}, pictures, {f"speech_{i}": wave_A for i, wave_A in enumerate(waves)})
 
   return speak

@@ -1,11 +1,11 @@
 """What an evaluation lets one hear: fixed utterances of the corpus, said by the parameters as they are.
 
-Speech is decoded, solved and vocoded by `cosyjax.inference.stages`, as in synthesis; parts that are not in training
+Speech is decoded, solved and vocoded by `cosyjax.inference.offline`, as in synthesis; parts that are not in training
 come from a model directory. Shapes are those of the utterances, so everything is compiled at the first evaluation.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,32 @@ from cosyjax.config import LMConfig
 from cosyjax.data.rows import BAD, LMRows
 from cosyjax.errors import ConfigError
 from cosyjax.evaluation.metrics import edit_distance
+from cosyjax.inference import offline
 from cosyjax.inference.buckets import Buckets
-from cosyjax.inference.stages import LMRow, Solve, Stages, for_decoding
+from cosyjax.inference.chunk import Chunk
+from cosyjax.inference.loaded_model import LoadedModel, for_decoding
+from cosyjax.inference.requests import Request
+from cosyjax.inference.voice import Voice
 from cosyjax.layers.stack import unstack_layers
-from cosyjax.lm.sequence import SPEECH, TEXT, known_text_row
+from cosyjax.lm.interleave import KnownText
+from cosyjax.lm.sequence import SPEECH, TEXT
 from train.pictures import mel_picture
 from train.task import Findings
 
 MOST = 2  # speech is cut at this times the recording's length
 ROUND = 32  # sizes are multiples of it
+NOBODY = Voice.from_speaker(np.zeros(1))
 
 
-def open_stages(
+def open_parts(
   directory: Path | None,
   names: Sequence[str],
   *,
   dtype: str,
   buckets: Buckets | None = None,
   lm: LMConfig | None = None,
-) -> Stages:
-  """Stages with the parameters of some parts of a model directory.
+) -> LoadedModel:
+  """A model with the parameters of some parts of a model directory.
 
   Args:
     directory: None for no parts.
@@ -57,7 +63,19 @@ def open_stages(
     config = stored if lm is None else dataclasses.replace(stored, lm=lm)
   except ConfigError as error:
     raise ConfigError(f"{directory}: {error}") from error
-  return Stages(config, params, dtype=dtype, buckets=buckets or Buckets())
+  return LoadedModel(config, params, dtype=dtype, buckets=buckets)
+
+
+def open_vocoder(directory: Path, *, dtype: str) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+  """A model directory's vocoder: mels [T, M] to audio [A].
+
+  Raises:
+    CheckpointError: no model directory, or a damaged one.
+  """
+  model = open_parts(directory, ("vocoder",), dtype=dtype)
+  request = Request("", NOBODY).resolved(model.config)
+  nothing_U = np.zeros(0, np.int32)
+  return lambda mels: offline.vocode(model, [Chunk(request, nothing_U, 0, i) for i in range(len(mels))], mels)
 
 
 def _around(lm: LMConfig) -> config_lib.ModelConfig:
@@ -128,24 +146,26 @@ class LMListener:
     """
     self._prompts = [int(prompt * len(u.tokens_U)) for u in utterances]
     self._rests = [u.tokens_U[p:] for u, p in zip(utterances, self._prompts, strict=True)]
-    self._utterances, self._rows = utterances, []
-    for number, (u, p, rest_U) in enumerate(zip(utterances, self._prompts, self._rests, strict=True)):
-      ids_L, kinds_L = known_text_row((), u.text_L, u.tokens_U[:p])
-      self._rows.append(LMRow("", ids_L, kinds_L, 1, MOST * len(rest_U), 0, number))
+    self._utterances = utterances
+    rows = [
+      KnownText((), u.text_L, u.tokens_U[:p], 1, MOST * len(rest_U))
+      for u, p, rest_U in zip(utterances, self._prompts, self._rests, strict=True)
+    ]
+    self._openings = [row.opening() for row in rows]
     fit = lambda size: (-(-size // ROUND) * ROUND,)
-    [prefix], most = fit(max(len(row.ids_L) for row in self._rows)), max(row.most for row in self._rows)
-    tokens = max(p + row.most for p, row in zip(self._prompts, self._rows, strict=True))
+    [prefix], most = fit(max(len(o.ids_L) for o in self._openings)), max(row.most for row in rows)
+    tokens = max(p + row.most for p, row in zip(self._prompts, rows, strict=True))
     buckets = Buckets(
       batch=(len(utterances),), prefix=(prefix,), cache=fit(prefix + most), tokens=fit(tokens), frames=fit(2 * most)
     )
     self._heard = [i for i, u in enumerate(utterances) if u.mel_TM is not None] if directory else []
     names = ("flow", "vocoder") if self._heard else ()
-    self._stages = open_stages(directory if names else None, names, dtype=dtype, buckets=buckets, lm=config)
-    self._others, self._unstack = self._stages.params, jax.jit(unstack_layers)
+    self._model = open_parts(directory if names else None, names, dtype=dtype, buckets=buckets, lm=config)
+    self._others, self._unstack = self._model.params, jax.jit(unstack_layers)
     if directory and not self._heard:
       print(f"no sounds at evaluations: the corpus has no features mel and speaker that {directory} could speak with")
     for i in self._heard:
-      if (found := len(utterances[i].speaker_E)) != (expected := self._stages.config.flow.speaker):
+      if (found := len(utterances[i].speaker_E)) != (expected := self._model.config.flow.speaker):
         raise ConfigError(f"{directory}: its flow takes speaker vectors of {expected} numbers, the corpus has {found}")
 
   def __call__(self, params: Any) -> Findings:
@@ -159,11 +179,12 @@ class LMListener:
       to the other over tokens recorded; "sample_ended", share that ended by a stopping id. Of each utterance that
       can be heard a picture, the recording's mel above the one said, and the sound.
     """
-    stages = self._stages
+    model, config = self._model, self._model.config
+    requests = [Request("", self._voice(i)).resolved(config) for i in range(len(self._utterances))]
     params = jax.device_put(params, jax.local_devices()[0])  # a step of one token is too small to be spread
-    stages.params = self._others | {"lm": for_decoding(self._unstack(params), stages.dtype)}
-    said = stages.speak(self._rows)
-    stages.params = self._others  # does not hold the weights until the next evaluation
+    model.params = self._others | {"lm": for_decoding(self._unstack(params), model.dtype)}
+    said = offline.decode(model, list(zip(self._openings, requests, range(len(requests)), strict=True)))
+    model.params = self._others  # does not hold the weights until the next evaluation
     recorded = sum(map(len, self._rests))
     scalars = {
       "sample_length_ratio": sum(len(tokens_U) for tokens_U, _ in said) / recorded,
@@ -173,12 +194,14 @@ class LMListener:
     }
     if not self._heard:
       return Findings(scalars)
-    solves, true = [], []
-    for i in self._heard:
-      u, p = self._utterances[i], self._prompts[i]
-      solves.append(Solve(np.concatenate([u.tokens_U[:p], said[i][0]]), u.mel_TM[: 2 * p], u.speaker_E))
-      true.append(u.mel_TM[2 * p :])
-    made = stages.solve(solves)
-    waves = stages.vocode(made, [(0, i) for i in self._heard])
+    chunks = [Chunk(requests[i], said[i][0], len(said[i][0]), i) for i in self._heard]
+    true = [self._utterances[i].mel_TM[2 * self._prompts[i] :] for i in self._heard]
+    made = offline.solve(model, chunks)
+    waves = offline.vocode(model, chunks, made)
     pictures = {f"mel_{i}": mel_picture(*pair) for i, *pair in zip(self._heard, true, made, strict=True)}
     return Findings(scalars, pictures, {f"speech_{i}": wave_A for i, wave_A in zip(self._heard, waves, strict=True)})
+
+  def _voice(self, i: int) -> Voice:
+    """The prompt of an utterance; a speaker without numbers where it is not heard."""
+    u, p = self._utterances[i], self._prompts[i]
+    return Voice(u.speaker_E, u.tokens_U[:p], u.mel_TM[: 2 * p]) if i in self._heard else NOBODY

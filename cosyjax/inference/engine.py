@@ -4,8 +4,8 @@ engine = cosyjax.Engine(model, slots=4)
 for packet in engine.stream("Hello from JAX.", voice, seed=1):
   play(packet.samples_A)
 
-`Engine` is what callers hold: it checks a request, lays out its text and hands it to the worker
-(`cosyjax.inference.worker`), whose one thread owns everything on the device.
+`Engine` is what callers hold: it checks a request, lays out its text and hands it to the scheduler
+(`cosyjax.inference.scheduler`), whose one thread owns everything on the device.
 """
 
 from collections.abc import AsyncIterable, Iterable
@@ -13,20 +13,22 @@ from typing import Any
 
 from cosyjax.errors import ConfigError
 from cosyjax.inference import schedule as schedule_lib
-from cosyjax.inference.job import Job
+from cosyjax.inference.compilation import rehearse
+from cosyjax.inference.limits import Limits
+from cosyjax.inference.live_request import LiveRequest, LiveSegment
 from cosyjax.inference.packets import Channel, Stream
-from cosyjax.inference.parts import HISTORIES, VOCODERS, Parts
-from cosyjax.inference.readers import read
-from cosyjax.inference.requests import Request, resolve_mode
+from cosyjax.inference.padding import Progress
+from cosyjax.inference.requests import Request
 from cosyjax.inference.schedule import Schedule
-from cosyjax.inference.stages import Progress
+from cosyjax.inference.scheduler import Scheduler, Stats
+from cosyjax.inference.slots import DeviceSlots
 from cosyjax.inference.synthesizer import Synthesizer
-from cosyjax.inference.utterance import Inbox, KnownText, Utterance
+from cosyjax.inference.text_source import Inbox, read
 from cosyjax.inference.voice import Voice
-from cosyjax.inference.worker import Stats, Worker
-from cosyjax.lm.interleave import Interleaver
-from cosyjax.text import prepare
+from cosyjax.lm.interleave import Interleaver, KnownText
 from cosyjax.text.incremental import TextStream
+
+HISTORIES = ("full", "window")
 
 Text = str | Iterable[str | bytes] | AsyncIterable[str | bytes]
 
@@ -39,7 +41,7 @@ class Engine:
 
   Attributes:
     model: the synthesizer whose parameters and text front end are used.
-    parts: LM, flow and vocoder with their state on the device.
+    slots: of LM, flow and vocoder, with their state on the device.
     schedule: of requests that name none.
   """
 
@@ -53,7 +55,7 @@ class Engine:
     history: str = "full",
     window: int = 8,
     seconds: float = 20.0,
-    vocoder: str = "exact",
+    flow_steps: int | None = None,
   ) -> None:
     """Starts nothing and allocates nothing on the device yet.
 
@@ -64,10 +66,10 @@ class Engine:
       schedule: default of requests, a `Schedule` or the name of a preset.
       history: what the flow keeps of a stream. "full": every key and value, exact. "window":
         those of the prompt and of the last `window` blocks, an approximation whose memory does
-        not grow. "none": nothing, every hop solves the whole sequence again, exact and slow.
+        not grow.
       window: blocks, for history "window".
       seconds: room per slot for prompt and speech together, to begin with; grows as needed.
-      vocoder: "exact" (equals the offline vocoder) or "released" (cross-fades).
+      flow_steps: most Euler steps that a request may ask for; the model's if None. Caches take memory for each.
 
     Raises:
       ConfigError: an unknown name, a size below 1, or a model that cannot read text.
@@ -77,27 +79,25 @@ class Engine:
       raise ConfigError(
         f"engine: expected slots and window of at least 1, queue and seconds not negative; found {sizes}"
       )
-    if history not in HISTORIES or vocoder not in VOCODERS:
-      expected = f"history of {sorted(HISTORIES)} and vocoder of {sorted(VOCODERS)}"
-      raise ConfigError(f"engine: expected {expected}, found {history!r} and {vocoder!r}")
+    if history not in HISTORIES:
+      raise ConfigError(f"engine: expected history of {HISTORIES}, found {history!r}")
     if model.text_tokenizer is None:
       raise ConfigError("this model has no text tokenizer, so it cannot read text")
     self.model = model
     self.schedule = schedule_lib.resolve(schedule, model.config.flow.chunk)
-    self.parts = Parts(
-      model.stages, slots, self.schedule, history=history, window=window, seconds=seconds, vocoder=vocoder
-    )
-    self._worker = Worker(self.parts, queue)
+    window = window if history == "window" else None
+    room = {"window": window, "seconds": seconds, "flow_steps": flow_steps}
+    self._make_slots = lambda: DeviceSlots(model.loaded, slots, self.schedule, **room)
+    self.slots = self._make_slots()
+    self._scheduler = Scheduler(self.slots, queue)
 
   def stream(
     self,
     text: Text,
     voice: Voice,
     *,
-    seed: int = 0,
-    instruction: str | None = None,
-    mode: str | None = None,
     schedule: Schedule | str | None = None,
+    **options: Any,
   ) -> Stream:
     """Speaks `text` in `voice`; audio comes while it is made.
 
@@ -106,49 +106,46 @@ class Engine:
         iterable, or inside a running event loop an async iterable, of `str` or UTF-8 `bytes` is
         text that arrives; `cosyjax.text.incremental` says when it becomes tokens.
       voice: whose first use computes its prompt's past, see `prepare`.
-      seed, instruction, mode: as in `Request`.
       schedule: instead of the engine's.
+      **options: fields of `Request`: seed, instruction, mode, speed, temperature, ...
 
     Returns:
       An iterator of packets, for `for` and `async for`.
 
     Raises:
       TextError: the text, a string, cannot be spoken. For text that arrives the stream raises it.
-      ConfigError: the mode does not fit the voice, or the schedule the engine.
+      ConfigError: an option is out of range, the mode does not fit the voice, or the schedule the engine.
       BusyError: all slots are taken and the queue is full; nothing was started.
       EngineError: the engine is closed.
     """
-    self._worker.check_room()
-    config, tokenizer = self.model.config, self.model.text_tokenizer
-    request = Request(text if isinstance(text, str) else "", voice, seed, instruction, mode)
-    mode = resolve_mode(request)
+    self._scheduler.check_room()
+    config, known = self.model.config, isinstance(text, str)
+    asked = Request(text if known else "", voice, **options)
+    request = asked.resolved(config)
     schedule = self.schedule if schedule is None else schedule_lib.resolve(schedule, config.flow.chunk)
-    prompt_ids, prompt_speech_U = self.model.lm_prompt(request)
-    flow_prompt = voice if mode != "speaker" else Voice.from_speaker(voice.speaker_E, config.flow.mel_bins)
-    self.parts.check(schedule, flow_prompt)
+    self.slots.flow.check(schedule, request)
 
-    def utterance(number: int, row: Any) -> Utterance:
-      sizes = len(flow_prompt.tokens_U), config.flow.chunk, config.flow.encoder.lookahead
-      return Utterance(number, row, schedule, *sizes)
+    def segment(number: int, layout: KnownText | Interleaver) -> LiveSegment:
+      return LiveSegment(number, layout, request, schedule, config.flow.chunk, config.flow.encoder.lookahead)
 
-    channel = Channel(self._worker.wake)
-    if isinstance(text, str):
-      job = Job(flow_prompt, seed, schedule, channel)
-      for number, piece in enumerate(prepare(text, tokenizer, config.text)):
-        least, most = (int(len(piece.ids) * r) for r in (config.lm.min_ratio, config.lm.max_ratio))
-        spoken = utterance(number, KnownText(prompt_ids, piece.ids, prompt_speech_U, least, most))
-        spoken.read(piece.text, len(piece.ids))
-        job.utterances.append(spoken)
-      self._worker.submit(job)
+    channel = Channel(self._scheduler.wake)
+    if known:
+      live = LiveRequest(request, channel)
+      for number, (words, layout) in enumerate(self.model.known_text(asked)):
+        live.segments.append(segment(number, layout))
+        live.segments[-1].read(words, len(layout.text))
+      self._scheduler.submit(live)
     else:
-      inbox = Inbox(self._worker.wake)
-      new = lambda number: utterance(number, Interleaver(config.lm, prompt_ids, prompt_speech_U))
-      start = read(text, TextStream(tokenizer, config.text), inbox, channel)
-      self._worker.submit(Job(flow_prompt, seed, schedule, channel, inbox, new))
+      prompt_ids, prompt_U = self.model.lm_prompt(asked)
+      inbox = Inbox(self._scheduler.wake)
+      new = lambda number: segment(number, Interleaver(config.lm, prompt_ids, prompt_U))
+      stream = TextStream(self.model.text_tokenizer, config.text, language=request.language)
+      start = read(text, stream, inbox, channel)
+      self._scheduler.submit(LiveRequest(request, channel, inbox, new))
       start()
     return Stream(channel)
 
-  def prepare(self, voice: Voice, *, instruction: str | None = None, mode: str | None = None) -> None:
+  def prepare(self, voice: Voice, **options: Any) -> None:
     """Computes a voice's past once and keeps it on the device: the first packet then does no prompt work.
 
     That is the LM's cache of what stands before the text and the flow's caches of the prompt
@@ -157,43 +154,59 @@ class Engine:
 
     Args:
       voice: whose; an equal voice loaded again counts as the same.
-      instruction, mode: those of the requests to come.
+      **options: those of the requests to come; instruction, mode, flow_steps and guidance matter.
 
     Raises:
       ConfigError: the voice does not fit the engine.
       EngineError: the engine is closed.
     """
-    self.parts.check(self.schedule, voice)
-    prompt_ids, prompt_speech_U = self.model.lm_prompt(Request("", voice, instruction=instruction, mode=mode))
-    rows = [
-      KnownText(prompt_ids, [], prompt_speech_U, 0, 0),
-      Interleaver(self.model.config.lm, prompt_ids, prompt_speech_U),
-    ]
-    self._worker.call(lambda slot: self.parts.prepare(voice, rows, slot))
+    asked = Request("", voice, **options)
+    request = asked.resolved(self.model.config)
+    self.slots.flow.check(self.schedule, request)
+    prompt_ids, prompt_U = self.model.lm_prompt(asked)
+    layouts = KnownText(prompt_ids, [], prompt_U, 0, 0), Interleaver(self.model.config.lm, prompt_ids, prompt_U)
+
+    def work(slot: int) -> None:
+      self.slots.flow.prepare(slot, request)
+      for layout in layouts:
+        self.slots.lm.prepare(layout)
+
+    self._scheduler.call(work)
 
   def forget(self, voice: Voice) -> None:
     """Gives back the memory of a prepared voice; it may be used again."""
-    self._worker.call(lambda slot: self.parts.forget(voice))
+    self._scheduler.call(lambda slot: self.slots.flow.forget(voice))
 
   def warm_up(self, *, progress: Progress | None = None, **limits: Any) -> int:
-    """Compiles all that requests within the limits can need; see `cosyjax.inference.parts.Limits`.
+    """Compiles all that requests within the limits can need, so that none of them compiles anything.
+
+    Args:
+      progress: called as ("warm-up", done, total).
+      **limits: fields of `cosyjax.inference.limits.Limits`: seconds, prompt, prefix, cache, ...
 
     Returns:
       The number of programs.
+
+    Raises:
+      ConfigError: a limit is beyond the largest bucket.
     """
-    return self.parts.warm_up(progress, **limits)
+    return rehearse(lambda: self._make_slots().rehearse(Limits(**limits)), progress)
+
+  def memory(self) -> dict[str, int]:
+    """Bytes on the device, by what they hold: "lm", "flow", "vocoder", and prepared "voices"."""
+    return self.slots.memory()
 
   def stats(self) -> Stats:
     """What has become of all requests so far."""
-    return self._worker.stats()
+    return self._scheduler.stats()
 
   def close(self) -> None:
     """Ends the thread; requests that still run end with an EngineError. The engine cannot be used again."""
-    self._worker.close()
+    self._scheduler.close()
 
   def __del__(self) -> None:
-    if hasattr(self, "_worker"):
-      self._worker.close(wait=False)
+    if hasattr(self, "_scheduler"):
+      self._scheduler.close(wait=False)
 
   def __enter__(self) -> "Engine":
     return self

@@ -1,9 +1,11 @@
-"""Ragged values in, padded arrays out (host side, numpy)."""
+"""Ragged values in, padded arrays out (host side, numpy), and counting what is done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+Progress = Callable[[str, int, int], None]  # stage, done, of
 
 
 def pad(values: Sequence[np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -15,7 +17,7 @@ def pad(values: Sequence[np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.
 
 
 def column(values: Sequence[int], batch: int, *, fill: int = 0, dtype: Any = np.int32) -> np.ndarray:
-  """One number per row; rows past the values get `fill`."""
+  """One number for each line of a batch; lines past the values get `fill`."""
   return np.asarray([*values, *[fill] * (batch - len(values))], dtype)
 
 
@@ -26,9 +28,9 @@ def wave(samples_A: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Tracker:
-  """Counts finished work for a progress callback `(stage, done, total)`; silent without one."""
+  """Counts finished work for a progress callback; silent without one."""
 
-  def __init__(self, progress: Any, stage: str, total: int) -> None:
+  def __init__(self, progress: Progress | None, stage: str, total: int) -> None:
     self._progress, self._stage, self._total, self._done = progress, stage, total, 0
 
   def add(self, count: int) -> None:

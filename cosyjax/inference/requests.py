@@ -1,6 +1,7 @@
 """What is asked for and what comes back, as values."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,28 @@ import numpy as np
 from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
 from cosyjax.inference.voice import Voice
+from cosyjax.lm.sampling import CANDIDATES
+from cosyjax.text.language import LANGUAGES
 
 MODES = ("zero_shot", "cross_lingual", "instruct", "speaker")
-SPEEDS = (0.5, 2.0)
+SAMPLERS = ("repetition_aware", "nucleus", "greedy")
+MAX_WINDOW = 64  # recent speech tokens that repetition-aware sampling can look at
+RANGES = {  # of what may be asked for, both ends included
+  "seed": (0, 2**32 - 1),
+  "speed": (0.5, 2.0),
+  "temperature": (0.01, 10.0),
+  "top_p": (0.0, 1.0),
+  "top_k": (1, CANDIDATES),
+  "repeat_window": (0, MAX_WINDOW),
+  "repeat_rate": (0.0, math.inf),
+  "flow_steps": (1, 100),
+  "guidance": (0.0, 10.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One utterance to synthesise.
+  """A text to speak, by whom and how. What is None takes the model's default.
 
   Attributes:
     text: what to say; long text is split at sentence ends.
@@ -25,6 +40,15 @@ class Request:
       library, so the text never needs that tag.
     mode: one of `MODES`, or None to take what voice and instruction allow (see `resolve_mode`).
     speed: 1 as the model speaks, 2 twice as fast; pitch is kept.
+    language: how the text is read: "en", "zh", "other", or "auto", which finds out.
+    sampler: one of `SAMPLERS`: nucleus sampling that replaces what repeats (the model's way), nucleus
+      sampling alone, or the likeliest token.
+    temperature: above 1 flattens the distribution of speech tokens, below 1 sharpens it.
+    top_p, top_k: size of the nucleus, by probability and by number.
+    repeat_window: how many recent tokens a drawn one is compared with.
+    repeat_rate: share of the window that a token may fill before it is drawn again from the whole distribution.
+    flow_steps: Euler steps of the flow.
+    guidance: strength of the flow's classifier-free guidance.
   """
 
   text: str
@@ -33,11 +57,41 @@ class Request:
   instruction: str | None = None
   mode: str | None = None
   speed: float = 1.0
+  language: str = "auto"
+  sampler: str | None = None
+  temperature: float | None = None
+  top_p: float | None = None
+  top_k: int | None = None
+  repeat_window: int | None = None
+  repeat_rate: float | None = None
+  flow_steps: int | None = None
+  guidance: float | None = None
+
+  def resolved(self, config: config_lib.ModelConfig) -> "Request":
+    """The same request with nothing left open: mode and defaults filled in, the voice as the flow sees it.
+
+    Raises:
+      ConfigError: a value is out of its range, or the request contradicts itself (see `resolve_mode`).
+    """
+    mode, lm = resolve_mode(self), config.lm
+    defaults = {
+      "sampler": SAMPLERS[0],
+      "temperature": 1.0,
+      "top_p": lm.top_p,
+      "top_k": lm.top_k,
+      "repeat_window": lm.repeat_window,
+      "repeat_rate": lm.repeat_rate,
+      "flow_steps": config.flow.steps,
+      "guidance": config.flow.guidance,
+    }
+    filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+    voice = Voice.from_speaker(self.voice.speaker_E, config.flow.mel_bins) if mode == "speaker" else self.voice
+    return dataclasses.replace(self, mode=mode, voice=voice, **filled)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Piece:
-  """One piece of an utterance, as it was spoken.
+class Segment:
+  """A stretch of a request's text, as it was spoken.
 
   Attributes:
     text: after normalisation; empty in voice conversion.
@@ -58,16 +112,17 @@ class Speech:
 
   Attributes:
     samples_A: float32 in [-1, 1], mono.
-    pieces: what was spoken, in order.
+    segments: what was spoken, in order.
     rate: Hz.
   """
 
   samples_A: np.ndarray
-  pieces: tuple[Piece, ...]
+  segments: tuple[Segment, ...]
   rate: int = config_lib.SAMPLE_RATE
 
   @property
   def seconds(self) -> float:
+    """Length of the audio."""
     return len(self.samples_A) / self.rate
 
   def save(self, path: str | Path) -> None:
@@ -90,14 +145,18 @@ def resolve_mode(request: Request) -> str:
   - speaker: nothing but a speaker vector is known.
 
   Raises:
-    ConfigError: the request contradicts itself or its voice lacks what the mode needs.
+    ConfigError: a value is out of its range, the request contradicts itself, or its voice lacks what the mode needs.
   """
   voice, mode = request.voice, request.mode
   has_prompt, says = len(voice.tokens_U) > 0, bool(voice.transcript.strip())
-  if not 0 <= request.seed < 2**32:
-    raise ConfigError(f"seed: expected 0 .. 2^32 - 1, found {request.seed}")
-  if not SPEEDS[0] <= request.speed <= SPEEDS[1]:
-    raise ConfigError(f"speed: expected {SPEEDS[0]} .. {SPEEDS[1]}, found {request.speed}")
+  for name, (low, high) in RANGES.items():
+    value = getattr(request, name)
+    if value is not None and not low <= value <= high:
+      raise ConfigError(f"{name}: expected {low} .. {high}, found {value}")
+  if request.language not in LANGUAGES:
+    raise ConfigError(f"language: expected one of {LANGUAGES}, found {request.language!r}")
+  if request.sampler is not None and request.sampler not in SAMPLERS:
+    raise ConfigError(f"sampler: expected one of {SAMPLERS}, found {request.sampler!r}")
   if mode is None:
     if request.instruction is not None:
       return "instruct" if has_prompt else "speaker"

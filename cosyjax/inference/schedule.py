@@ -1,7 +1,7 @@
-"""When a stream's tokens are turned into audio: the sizes of its hops, and the mask blocks they imply.
+"""When a stream's tokens are turned into audio: the sizes of its chunks, and the mask blocks they imply.
 
-A hop is what the flow solves at once. Its tokens (and whatever is left of the prompt, for the
-first one) form a block of the attention mask, unless the schedule says otherwise; so any
+A chunk is what the flow solves at once. Its tokens (and whatever is left of the prompt, for the
+first one) form a block of the attention mask; so any
 schedule is a partition of the sequence into blocks, and the same blocks handed to
 `cosyjax.flow.generate` give the same mel in one pass (see `cosyjax.layers.masks`).
 """
@@ -20,26 +20,22 @@ class Schedule:
   """Sizes in tokens (25 a second).
 
   Attributes:
-    first: new tokens in the first hop, at least.
-    then: sizes of the hops after it; the last one repeats.
-    border: the first hop grows until prompt and hop together end on a multiple of the model's
+    first: new tokens in the first chunk, at least.
+    then: sizes of the chunks after it; the last one repeats.
+    border: the first chunk grows until prompt and chunk together end on a multiple of the model's
       chunk. Off, it has exactly `first` tokens.
-    released: what the released code does, for comparison: blocks of the mask have the model's
-      chunk whatever the hops, the last hop is solved with full attention over everything, and
-      every hop solves the whole sequence again (a cache cannot serve that).
   """
 
   first: int
   then: tuple[int, ...]
   border: bool = False
-  released: bool = False
 
   def __post_init__(self) -> None:
     if self.first < 1 or not self.then or min(self.then) < 1:
-      raise ConfigError(f"schedule: expected hops of at least one token, found first {self.first}, then {self.then}")
+      raise ConfigError(f"schedule: expected chunks of at least one token, found first {self.first}, then {self.then}")
 
-  def hops(self, prompt: int, chunk: int) -> Iterator[int]:
-    """New tokens in each hop, without end.
+  def chunks(self, prompt: int, chunk: int) -> Iterator[int]:
+    """New tokens in each chunk, without end.
 
     Args:
       prompt: tokens of the prompt.
@@ -50,27 +46,25 @@ class Schedule:
     yield from itertools.repeat(self.then[-1])
 
   def largest(self, chunk: int) -> int:
-    """Most tokens that a block can have: a hop, or the first one with what is left of the prompt."""
+    """Most tokens that a block can have: a chunk, or the first one with what is left of the prompt."""
     first = self.first + chunk - 1
     return max(*self.then, -(-first // chunk) * chunk if self.border else first)
 
   def blocks(self, prompt: int, new: int, chunk: int) -> np.ndarray:
     """Mask block of each token of a prompt and `new` tokens after it: int32 [prompt + new].
 
-    Whole chunks of the prompt are blocks of their own; the first hop takes in the rest.
+    Whole chunks of the prompt are blocks of their own; the first chunk takes in the rest.
     """
     whole = prompt // chunk
-    if self.released:
-      return np.arange(prompt + new, dtype=np.int32) // chunk
     blocks, number, done = np.empty(prompt + new, np.int32), whole, prompt
     blocks[: whole * chunk] = np.arange(whole * chunk) // chunk
     blocks[whole * chunk : prompt] = whole
-    for size in self.hops(prompt, chunk):
+    for size in self.chunks(prompt, chunk):
       if done >= prompt + new:
         return blocks
       blocks[done : done + size] = number
       number, done = number + 1, done + size
-    raise AssertionError("hops never end")
+    raise AssertionError("chunks never end")
 
 
 def lowest_latency(chunk: int) -> Schedule:
@@ -79,16 +73,11 @@ def lowest_latency(chunk: int) -> Schedule:
 
 
 def balanced(chunk: int) -> Schedule:
-  """A first hop that ends on a chunk border, a chunk of M, then 2M for half the work per token (paper 2.4)."""
+  """A first chunk that ends on a chunk border, a chunk of M, then 2M for half the work per token (paper 2.4)."""
   return Schedule(first=max(chunk * 3 // 5, 1), then=(chunk, 2 * chunk), border=True)
 
 
-def released(chunk: int) -> Schedule:
-  """The released code's hops: M, 2M, 4M; see `Schedule.released`."""
-  return Schedule(first=chunk, then=(2 * chunk, 4 * chunk), border=True, released=True)
-
-
-PRESETS = {"lowest": lowest_latency, "balanced": balanced, "released": released}
+PRESETS = {"lowest": lowest_latency, "balanced": balanced}
 
 
 def resolve(schedule: Schedule | str, chunk: int) -> Schedule:

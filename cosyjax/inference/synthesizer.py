@@ -6,7 +6,7 @@ model.synthesize("Hello from JAX.", voice, seed=1).save("hello.wav")
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,15 +15,18 @@ import numpy as np
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
 from cosyjax.errors import AudioError, ConfigError, TextError
+from cosyjax.inference import offline, recordings
 from cosyjax.inference.buckets import Buckets
-from cosyjax.inference.requests import Piece, Request, Speech, resolve_mode
-from cosyjax.inference.stages import LMRow, Solve, Stages
+from cosyjax.inference.chunk import Chunk
+from cosyjax.inference.compilation import rehearse
+from cosyjax.inference.limits import Limits
+from cosyjax.inference.loaded_model import LoadedModel
+from cosyjax.inference.padding import Progress
+from cosyjax.inference.requests import Request, Segment, Speech, resolve_mode
 from cosyjax.inference.voice import Voice, voice_versions
-from cosyjax.inference.warmup import Limits, warm_up
-from cosyjax.lm import sequence
+from cosyjax.lm.interleave import KnownText
 from cosyjax.text import TextTokenizer, prepare, tiny_tokenizer_dir
 
-Progress = Callable[[str, int, int], None]  # stage, done, of
 Wave = str | Path | BinaryIO | tuple[np.ndarray, int]
 
 PROMPT_SECONDS = (0.5, 30.0)
@@ -31,12 +34,12 @@ SOURCE_SECONDS = (0.5, 600.0)
 
 
 class Synthesizer:
-  """A loaded model. Holds parameters and compiled programs, and nothing about any request.
+  """Speaks with one model, offline and in batches. Holds nothing about any request.
 
   Attributes:
     config: sizes and constants.
     text_tokenizer: text to ids; None if the model has none (random full-size weights).
-    stages: the jitted programs, one per network, for whoever wants to run them apart.
+    loaded: networks, parameters and programs; `cosyjax.inference.offline` runs them stage by stage.
   """
 
   def __init__(
@@ -50,7 +53,21 @@ class Synthesizer:
   ) -> None:
     self.config = config
     self.text_tokenizer = text_tokenizer
-    self.stages = Stages(config, params, dtype=dtype, buckets=buckets or Buckets())
+    self.loaded = LoadedModel(config, params, dtype=dtype, buckets=buckets)
+
+  def replace(
+    self, config: config_lib.ModelConfig | None = None, *, dtype: str | None = None, buckets: Buckets | None = None
+  ) -> "Synthesizer":
+    """The same parameters and tokenizer under other settings.
+
+    Args:
+      config: of equal sizes.
+      dtype: compute type of LM and flow. Weights that were rounded stay rounded.
+      buckets: shapes to compile for.
+    """
+    old = self.loaded
+    config, dtype, buckets = config or self.config, dtype or old.dtype, buckets or old.buckets
+    return Synthesizer(config, old.params, self.text_tokenizer, dtype=dtype, buckets=buckets)
 
   # Voices.
 
@@ -69,7 +86,7 @@ class Synthesizer:
       AudioError: unreadable, silent, not finite, too short or too long.
     """
     wave_24k, wave_16k = self._recording(wav, PROMPT_SECONDS)
-    tokens_U, mel_TM, speaker_E = self.stages.analyse(wave_24k, wave_16k)
+    tokens_U, mel_TM, speaker_E = recordings.analyse(self.loaded, wave_24k, wave_16k)
     U = min(len(tokens_U), len(mel_TM) // 2)
     return Voice(speaker_E, tokens_U[:U], mel_TM[: 2 * U], transcript.strip(), voice_versions())
 
@@ -92,7 +109,7 @@ class Synthesizer:
   # Speech.
 
   def synthesize(self, text: str, voice: Voice, *, progress: Progress | None = None, **options: Any) -> Speech:
-    """Speaks `text` in `voice`. Options are the fields of `Request`: seed, instruction, mode, speed.
+    """Speaks `text` in `voice`. Options are the fields of `Request`: seed, instruction, mode, speed, ...
 
     Raises:
       TextError: empty, unspeakable or over-long text, or control tags in it.
@@ -113,41 +130,44 @@ class Synthesizer:
     Raises:
       TextError, ConfigError: naming the request by its index; nothing has been computed then.
     """
-    rows, owners = [], []
+    rows, owners, resolved = [], [], []
     for index, request in enumerate(requests):
       try:
-        request_rows = self._rows(request)
+        resolved.append(request.resolved(self.config))
+        known = self.known_text(request)
       except (TextError, ConfigError) as error:
         raise type(error)(f"request {index}: {error}" if len(requests) > 1 else str(error)) from error
-      rows += request_rows
-      owners += [index] * len(request_rows)
-    decoded = self.stages.speak(rows, progress)
-    solves = [
-      _solve(requests[owner].voice, tokens_U, use_prompt=resolve_mode(requests[owner]) != "speaker")
-      for owner, (tokens_U, _) in zip(owners, decoded, strict=True)
+      rows += [(text, layout, number) for number, (text, layout) in enumerate(known)]
+      owners += [index] * len(known)
+    sequences = [(layout.opening(), resolved[i], number) for i, (_, layout, number) in zip(owners, rows, strict=True)]
+    decoded = offline.decode(self.loaded, sequences, progress)
+    chunks = [
+      Chunk(request, tokens_U, len(tokens_U), number)
+      for (_, request, number), (tokens_U, _) in zip(sequences, decoded, strict=True)
     ]
-    mels = self.stages.solve(solves, progress)
-    mels = [_change_speed(mel, requests[owner].speed) for owner, mel in zip(owners, mels, strict=True)]
-    waves = self.stages.vocode(mels, [(row.seed, row.piece) for row in rows], progress)
+    waves = self._speak(chunks, progress)
     speeches = []
     for index in range(len(requests)):
       mine = [i for i, owner in enumerate(owners) if owner == index]
-      pieces = [Piece(rows[i].text, decoded[i][0], decoded[i][1], len(waves[i]) / config_lib.SAMPLE_RATE) for i in mine]
-      speeches.append(Speech(np.concatenate([waves[i] for i in mine]), tuple(pieces)))
+      speeches.append(_speech([(rows[i][0], *decoded[i], waves[i]) for i in mine]))
     return speeches
 
-  def _rows(self, request: Request) -> list[LMRow]:
-    """One LM row per piece of the request's text."""
+  def _speak(self, chunks: Sequence[Chunk], progress: Progress | None) -> list[np.ndarray]:
+    """Audio [A] of whole segments."""
+    return offline.vocode(self.loaded, chunks, offline.solve(self.loaded, chunks, progress), progress)
+
+  def known_text(self, request: Request) -> list[tuple[str, KnownText]]:
+    """Each segment of a request's text: as it is read, and as the LM takes it.
+
+    Raises:
+      TextError: empty, unspeakable or over-long text, or control tags in it.
+      ConfigError: the mode does not fit the voice, or the model cannot read text.
+    """
     if self.text_tokenizer is None:
       raise ConfigError("this model has no text tokenizer, so it cannot read text")
-    prompt_ids, prompt_tokens_U = self.lm_prompt(request)
-    tokenizer, text_config = self.text_tokenizer, self.config.text
-    rows = []
-    for number, piece in enumerate(prepare(request.text, tokenizer, text_config)):
-      ids_L, kinds_L = sequence.known_text_row(prompt_ids, piece.ids, prompt_tokens_U)
-      least, most = (int(len(piece.ids) * r) for r in (self.config.lm.min_ratio, self.config.lm.max_ratio))
-      rows.append(LMRow(piece.text, ids_L, kinds_L, least, most, request.seed, number))
-    return rows
+    prompt_ids, prompt_U = self.lm_prompt(request)
+    segments = prepare(request.text, self.text_tokenizer, self.config.text, language=request.language)
+    return [(s.text, KnownText.of(self.config.lm, prompt_ids, s.ids, prompt_U)) for s in segments]
 
   def lm_prompt(self, request: Request) -> tuple[list[int], np.ndarray]:
     """What the LM reads before the new text, by the request's mode: text ids, and speech tokens [U].
@@ -179,24 +199,26 @@ class Synthesizer:
       AudioError: as in `voice`.
     """
     _, wave_16k = self._recording(wav, SOURCE_SECONDS)
-    tokens_U = self.stages.tokenise(wave_16k)
-    parts = _cut(tokens_U, wave_16k, longest=self.stages.longest_solve(voice))
-    mels = self.stages.solve([_solve(voice, part, use_prompt=True) for part in parts], progress)
-    waves = self.stages.vocode(mels, [(seed, i) for i in range(len(parts))], progress)
-    pieces = [Piece("", p, "given", len(w) / config_lib.SAMPLE_RATE) for p, w in zip(parts, waves, strict=True)]
-    return Speech(np.concatenate(waves), tuple(pieces))
+    request = Request("", voice, seed).resolved(self.config)
+    tokens_U = recordings.tokenise(self.loaded, wave_16k)
+    parts = _cut(tokens_U, wave_16k, longest=offline.longest_segment(self.loaded, len(voice.tokens_U)))
+    waves = self._speak([Chunk(request, part, len(part), i) for i, part in enumerate(parts)], progress)
+    return _speech([("", part, "given", wave_A) for part, wave_A in zip(parts, waves, strict=True)])
 
   def warm_up(self, *, progress: Progress | None = None, **limits: Any) -> int:
     """Compiles what requests within the limits can need, so that none of them compiles anything.
 
     Args:
       progress: called as ("warm-up", done, total).
-      **limits: fields of `cosyjax.inference.warmup.Limits`: batch, seconds, text, prefix, tokens, ...
+      **limits: fields of `cosyjax.inference.limits.Limits`: batch, prompt, seconds, prefix, ...
 
     Returns:
       The number of programs.
+
+    Raises:
+      ConfigError: a limit is beyond the largest bucket.
     """
-    return warm_up(self.stages, Limits(**limits), progress)
+    return rehearse(lambda: offline.rehearse(self.loaded, Limits(**limits)), progress)
 
 
 def load(path: str | Path, *, dtype: str = "auto", buckets: Buckets | None = None) -> Synthesizer:
@@ -244,22 +266,10 @@ def _whole(config: config_lib.TextConfig) -> config_lib.TextConfig:
   return dataclasses.replace(config, min_tokens=huge, max_tokens=huge, merge_tokens=0)
 
 
-def _solve(voice: Voice, tokens_U: np.ndarray, use_prompt: bool) -> Solve:
-  U = len(voice.tokens_U) if use_prompt else 0
-  return Solve(np.concatenate([voice.tokens_U[:U], tokens_U]), voice.mel_TM[: 2 * U], voice.speaker_E)
-
-
-def _change_speed(mel_TM: np.ndarray, speed: float) -> np.ndarray:
-  """Linear interpolation along time to 1/speed of the length, sample positions at frame centres."""
-  T = len(mel_TM)
-  size = max(int(T / speed), 1)
-  if size == T:
-    return mel_TM
-  at = np.clip((np.arange(size) + 0.5) * (T / size) - 0.5, 0, T - 1)
-  low = np.floor(at).astype(int)
-  high = np.minimum(low + 1, T - 1)
-  share = (at - low).astype(np.float32)[:, None]
-  return mel_TM[low] * (1 - share) + mel_TM[high] * share
+def _speech(segments: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Speech:
+  """One speech of segments' text, tokens, ending and audio."""
+  pieces = tuple(Segment(*segment, len(wave_A) / config_lib.SAMPLE_RATE) for *segment, wave_A in segments)
+  return Speech(np.concatenate([wave_A for *_, wave_A in segments]), pieces)
 
 
 def _cut(tokens_U: np.ndarray, wave_16k: np.ndarray, longest: int) -> list[np.ndarray]:

@@ -97,6 +97,7 @@ def prefill(
   starts_B: jax.Array | None = None,
   sampler: Sampler | None = None,
   below_least: str = FORBID_ALL,
+  recent: int | None = None,
 ) -> DecodeState:
   """Runs the prompts and draws each row's first token.
 
@@ -114,6 +115,7 @@ def prefill(
     sampler: see `cosyjax.lm.sampling`; by default what the model's configuration asks for.
     below_least: FORBID_ALL, or FORBID_END for the released rule, which forbids id C alone
       (below the least, and as long as there is text to come).
+    recent: emitted ids that the sampler can look back at; the configuration's window if None.
   """
   config = model.config
   if prefix is None:
@@ -124,7 +126,7 @@ def prefill(
     cache = pad_cache(prefix, min(prefix[0].v_BKSH.shape[2] + ids_BL.shape[1], capacity))
     logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, starts_B, cache, method=model.step)
   ended_B = jnp.where(lengths_B == 0, IDLE, jnp.where(most_B <= 0, LENGTH, RUNNING)).astype(jnp.int32)
-  state = new_state(config, pad_cache(cache, capacity), keys_B)
+  state = new_state(config, pad_cache(cache, capacity), keys_B, recent)
   state = state.replace(
     filled_B=jnp.where(lengths_B == 0, 0, starts_B + lengths_B).astype(jnp.int32),
     least_B=least_B.astype(jnp.int32),

@@ -38,7 +38,7 @@ class DecodeState:
       key is made of. While a row of known text runs, it is the count.
     least_B, most_B: int32, no ending below the one, stopped (or paused) at the other.
     mode_B: int32, KNOWN, OPEN or CLOSED.
-    recent_BW: int32, the last W emitted ids, newest last; -1 before the first.
+    recent_BW: int32, the last W emitted ids, newest last; -1 before the first. What samplers look back at.
     ended_B: int32, RUNNING, or why the row is not.
     done_B: bool, the row is not running.
     keys_B: one key per request.
@@ -64,8 +64,8 @@ class DecodeState:
     return self.tokens_BU.shape[1]
 
 
-def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array) -> DecodeState:
-  """Idle rows around a cache, one for each key."""
+def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array, recent: int | None = None) -> DecodeState:
+  """Idle rows around a cache, one for each key; `recent` emitted ids are kept (the configuration's if None)."""
   batch, capacity = keys_B.shape[0], cache[0].v_BKSH.shape[2]
   zeros = lambda: jnp.zeros(batch, jnp.int32)  # an array for each field: one that stands twice cannot be donated
   return DecodeState(
@@ -78,16 +78,19 @@ def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array) -> DecodeState:
     least_B=zeros(),
     most_B=zeros(),
     mode_B=zeros(),
-    recent_BW=jnp.full((batch, config.repeat_window), -1, jnp.int32),
+    recent_BW=jnp.full((batch, config.repeat_window if recent is None else recent), -1, jnp.int32),
     ended_B=jnp.full(batch, IDLE, jnp.int32),
     done_B=jnp.ones(batch, bool),
     keys_B=keys_B,
   )
 
 
-def empty_state(config: LMConfig, batch: int, capacity: int, dtype: Dtype = jnp.float32) -> DecodeState:
+def empty_state(
+  config: LMConfig, batch: int, capacity: int, dtype: Dtype = jnp.float32, recent: int | None = None
+) -> DecodeState:
   """`batch` idle slots of `capacity` positions; `dtype` is the compute type of the model that will run them."""
-  return new_state(config, empty_cache(config, batch, capacity, dtype), jax.random.split(jax.random.key(0), batch))
+  keys_B = jax.random.split(jax.random.key(0), batch)
+  return new_state(config, empty_cache(config, batch, capacity, dtype), keys_B, recent)
 
 
 def insert(state: DecodeState, one: DecodeState, slot: jax.Array | int) -> DecodeState:

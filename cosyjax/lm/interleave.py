@@ -1,14 +1,15 @@
-"""Streamed text: what goes into a row next, from text ids as they arrive (paper 2.3 and Fig. 2).
+"""What goes into a sequence next: of text that is known, and of text ids as they arrive (paper 2.3 and Fig. 2).
 
-A row opens with groups of N text ids and M prompt speech ids. Then it speaks until it draws a
-fill, or until M speech ids have followed the last group, when a fill is due; both are answered by
+Text that is known goes in at once (`KnownText`). Text that arrives takes turns with speech
+(`Interleaver`): a row opens with groups of N text ids and M prompt speech ids. Then it speaks until it
+draws a fill, or until M speech ids have followed the last group, when a fill is due; both are answered by
 the next N text ids. When the text has ended and fewer than N ids are left, they go in with TURN,
 and the row speaks to its end. A group goes in as a whole or not at all, and only when the row
 waits for it: so the row does not depend on how the text was cut, nor on when it came.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 from cosyjax.config import LMConfig
 from cosyjax.errors import TextError, TokenError
 from cosyjax.lm import decode, sequence
-from cosyjax.lm.decode import CLOSED, END, FILL, LENGTH, OPEN, STOP
+from cosyjax.lm.decode import CLOSED, END, FILL, KNOWN, LENGTH, OPEN, STOP
 from cosyjax.lm.qwen2 import Cache
 from cosyjax.lm.sampling import Sampler
 from cosyjax.lm.sequence import Ids
@@ -43,6 +44,53 @@ class Append:
   most: int
   mode: int
   prefix: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KnownText:
+  """A text that is known as a whole (uni-stream layout): the answers of an `Interleaver`, at once.
+
+  Attributes:
+    prompt_text: text ids before the new text: a prompt's transcript, or an instruction.
+    text: new ids.
+    prompt_speech_U: speech ids of the transcript, which the row continues; none otherwise.
+    least, most: bounds of its speech ids.
+  """
+
+  prompt_text: Sequence[int]
+  text: Sequence[int]
+  prompt_speech_U: np.ndarray
+  least: int
+  most: int
+  closed = True
+
+  @classmethod
+  def of(cls, config: LMConfig, prompt_text: Ids, text: Ids, prompt_speech_U: np.ndarray) -> "KnownText":
+    """With the bounds that the configuration asks for."""
+    least, most = (int(len(text) * ratio) for ratio in (config.min_ratio, config.max_ratio))
+    return cls(prompt_text, text, prompt_speech_U, least, most)
+
+  @property
+  def text_used(self) -> int:
+    """New text ids that are in the row."""
+    return len(self.text)
+
+  @property
+  def prefix(self) -> tuple[np.ndarray, np.ndarray]:
+    """What depends on the prompt alone: start and transcript, or start and instruction."""
+    return sequence.known_text_prefix(self.prompt_text)
+
+  def opening(self) -> Append:
+    """Everything that the row reads."""
+    ids_L, kinds_L = sequence.known_text_row(self.prompt_text, self.text, self.prompt_speech_U)
+    return Append(ids_L, kinds_L, self.least, self.most, KNOWN, prefix=len(self.prefix[0]))
+
+  def next(self, emitted: int) -> None:
+    """Nothing follows."""
+
+  def finished(self, ended: int) -> bool:
+    """A row that does not run is at its end."""
+    return True
 
 
 class Interleaver:

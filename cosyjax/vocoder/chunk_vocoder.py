@@ -1,14 +1,11 @@
-"""Mel frames to audio in pieces: two schemes, one interface.
+"""Mel frames to audio in pieces, equal to one pass over the whole utterance.
 
-`Exact` gives the samples that one pass over the whole utterance gives. It holds back as many
-frames as the network looks ahead (20 in the released configuration, 0.4 s) and begins every
-window far enough back (15 frames). `Released` is what the released code does: it holds back
-8 frames, carries the source under them, and fades each packet into the next; its phase starts
-anew with every packet.
+As many frames are held back as the network looks ahead (20 in the released configuration, 0.4 s), and
+every window begins far enough back (15 frames).
 
-A scheme's state has fixed shapes and a row for every slot of an engine. `step` is pure and
+The state has fixed shapes and a row for every slot of an engine. `Exact.step` is pure and
 works on some of the rows, in any order; a row's audio depends neither on its slot nor on
-its mates, nor, with `Exact`, on how the frames were cut into steps. In a step
+its mates, nor on how the frames were cut into steps. In a step
 
   state, wave_BA, samples_B = scheme.step(model, params, state, rows_B, mel_BTM, lengths_B, last_B, keys_B)
 
@@ -22,7 +19,6 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cosyjax.config import HOP, VocoderConfig
 from cosyjax.errors import ConfigError
@@ -31,8 +27,6 @@ from cosyjax.vocoder.blocks import take
 from cosyjax.vocoder.hift import Vocoder
 from cosyjax.vocoder.receptive_field import reach
 from cosyjax.vocoder.source import phase_steps, request_phase_noise
-
-_FADE = 8  # frames that the released scheme carries over and fades
 
 
 @flax.struct.dataclass
@@ -166,116 +160,6 @@ class Exact:
       steps_B=row.steps_B + jnp.sum(passed_BT, axis=1, dtype=jnp.uint32),
     )
     return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
-
-
-@flax.struct.dataclass
-class ReleasedState:
-  """What `Released` keeps of each row: 8 frames, or fewer before the first packet.
-
-  Attributes:
-    mel_BTM: the frames.
-    source_BA: the source under them.
-    wave_BA: the audio made of them, which the next packet is faded in over.
-    held_B: how many frames count. Only with all 8 is there source and audio.
-    first_B: which frame of the utterance the first of them is.
-  """
-
-  mel_BTM: jax.Array
-  source_BA: jax.Array
-  wave_BA: jax.Array
-  held_B: jax.Array
-  first_B: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Released:
-  """Streaming as the released code does it, to the sample.
-
-  Every packet is made of its own frames after the last 8 of the packet before; the first 8
-  frames are driven by the source of the packet before and faded in over its audio, the last 8
-  are held back. As there: the phase of a packet's own source starts at zero, the frames
-  before the 8 are forgotten, and the two halves of the Hamming window add up to 1.08, so a
-  fade is 8 % louder and may pass `audio_limit`. In a clean voice both ends of a fade can click.
-
-  Attributes:
-    config: of the vocoder.
-  """
-
-  config: VocoderConfig
-
-  @property
-  def look_ahead(self) -> int:
-    """Frames held back until the last step."""
-    return _FADE
-
-  def empty(self, batch: int) -> ReleasedState:
-    """State of `batch` rows that have seen nothing."""
-    return ReleasedState(
-      mel_BTM=jnp.zeros((batch, _FADE, self.config.mel_bins)),
-      source_BA=jnp.zeros((batch, _FADE * HOP)),
-      wave_BA=jnp.zeros((batch, _FADE * HOP)),
-      held_B=jnp.zeros((batch,), jnp.int32),
-      first_B=jnp.zeros((batch,), jnp.int32),
-    )
-
-  def open_rows(self, state: ReleasedState, rows_B: jax.Array) -> ReleasedState:
-    """The same state with the rows `rows_B` (int32; one past the end is nobody) empty."""
-    return _open(state, rows_B)
-
-  def step(
-    self,
-    model: Vocoder,
-    params: Any,
-    state: ReleasedState,
-    rows_B: jax.Array | None,
-    mel_BTM: jax.Array,
-    lengths_B: jax.Array,
-    last_B: jax.Array | None,
-    keys_B: jax.Array | None,
-    *,
-    zero_noise: bool = False,
-  ) -> tuple[ReleasedState, jax.Array, jax.Array]:
-    """Takes a packet's frames and gives its audio: as `Exact.step`, with 8 frames of look-ahead.
-
-    Each step with new frames is a packet, and the audio depends on where packets end. Fewer
-    than 8 frames in a first packet wait for the next step.
-    """
-    row = _gather(state, rows_B)
-    frames, fade = mel_BTM.shape[1], _FADE * HOP
-    width = _FADE + frames
-    apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
-    window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
-    later_B1 = (row.held_B == _FADE)[:, None]
-
-    f0_BT = apply(Vocoder.f0, window_BTM, sizes_B)
-    phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
-    source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH)
-    source_BA = source_BA.at[:, :fade].set(jnp.where(later_B1, row.source_BA, source_BA[:, :fade]))
-    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
-    wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B)
-    rise_A, fall_A = np.split(np.hamming(2 * fade).astype(np.float32), 2)
-    faded_BA = wave_BA[:, :fade] * rise_A + row.wave_BA * fall_A
-    wave_BA = wave_BA.at[:, :fade].set(jnp.where(later_B1, faded_BA, wave_BA[:, :fade]))
-
-    gone_B = jnp.maximum(sizes_B - _FADE, 0)
-    idle_B = lengths_B == 0
-    new = ReleasedState(
-      mel_BTM=take(window_BTM, gone_B, _FADE),
-      source_BA=take(source_BA, gone_B * HOP, fade),
-      wave_BA=take(wave_BA, gone_B * HOP, fade),
-      held_B=sizes_B - gone_B,
-      first_B=row.first_B + gone_B,
-    )
-    row = _where(idle_B, row, new)
-    samples_B = gone_B * HOP
-    if last_B is not None:
-      samples_B = jnp.where(last_B, sizes_B * HOP, samples_B)
-    else:
-      wave_BA = wave_BA[:, : frames * HOP]
-    return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
-
-
-Scheme = Exact | Released
 
 
 def _open(state: Any, rows_B: jax.Array) -> Any:

@@ -3,14 +3,59 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 
 from cosyjax.errors import ConfigError
 from cosyjax.inference.packets import Channel
-from cosyjax.inference.utterance import Inbox
-from cosyjax.text.incremental import TextStream
+from cosyjax.text.incremental import Fed, TextStream
 
 PAUSE = 0.02  # seconds between looks whether a full inbox has room again
+MOST_WAITING = 256  # pieces of text that wait for the engine before their source has to
+
+
+class Inbox:
+  """Text ids on their way from whoever reads the text to the engine.
+
+  Whoever reads looks at `full` before the next piece, so that a source without end waits for
+  its listener.
+  """
+
+  def __init__(self, wake: Callable[[], None]) -> None:
+    self._wake = wake
+    self._lock = threading.Lock()
+    self._items: list[Fed] = []
+    self._closed = False
+    self._error: BaseException | None = None
+
+  @property
+  def full(self) -> bool:
+    """Whether whoever reads should wait."""
+    return len(self._items) >= MOST_WAITING
+
+  def put(self, items: Sequence[Fed]) -> None:
+    """More text ids."""
+    with self._lock:
+      self._items.extend(items)
+    if items:
+      self._wake()
+
+  def close(self, error: BaseException | None = None) -> None:
+    """Nothing follows; `error` says why, if that is not the text's end."""
+    with self._lock:
+      self._closed, self._error = True, error
+    self._wake()
+
+  def take(self) -> tuple[list[Fed], bool]:
+    """What has come in, and whether nothing will follow.
+
+    Raises:
+      Exception: the text cannot be spoken, or whatever its iterable raised.
+    """
+    with self._lock:
+      if self._error is not None:
+        raise self._error
+      items, self._items = self._items, []
+      return items, self._closed
 
 
 def read(
