@@ -93,7 +93,7 @@ def open_model(args: argparse.Namespace, dtype: str, buckets: Buckets) -> Synthe
 
 def exact_buckets(args: argparse.Namespace) -> Buckets:
   """Buckets of just the sizes that are timed: no padding in the figures."""
-  prompt = round(args.prompt_seconds * config_lib.TOKEN_RATE)
+  prompt = round(args.prompt_seconds * config_lib.AudioConfig().token_rate)
   prefix = args.text + prompt + 2
   chunk = config_lib.FlowConfig().chunk
   return Buckets(
@@ -109,22 +109,25 @@ def exact_buckets(args: argparse.Namespace) -> Buckets:
 def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   """Figures of one row, as named in `FIGURES`."""
   stages, rng = model.stages, np.random.default_rng(shape.seed)
-  chunk, prompt = model.config.flow.chunk, round(shape.prompt_seconds * config_lib.TOKEN_RATE)
-  wave = rng.normal(0, 0.1, int(shape.prompt_seconds * config_lib.SAMPLE_RATE)).astype(np.float32)
-  tokens_U = rng.integers(0, model.config.lm.speech_codes, prompt + shape.tokens).astype(np.int32)
-  mel_TM = rng.normal(-5, 2, (2 * prompt, model.config.flow.mel_bins)).astype(np.float32)
-  speaker_E = rng.normal(size=model.config.flow.speaker).astype(np.float32)
+  audio = model.config.audio
+  chunk, prompt = model.config.flow.chunk, round(shape.prompt_seconds * audio.token_rate)
+  wave = rng.normal(0, 0.1, int(shape.prompt_seconds * audio.sample_rate)).astype(np.float32)
+  tokens_U = rng.integers(0, model.config.lm.speech_vocab.codebook_size, prompt + shape.tokens).astype(np.int32)
+  mel_TM = rng.normal(-5, 2, (audio.frames_per_token * prompt, audio.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=model.config.flow.speaker_dim).astype(np.float32)
   text = rng.integers(0, min(480, model.config.lm.text_vocab), shape.text).tolist()
-  ids_L, kinds_L = sequence.known_text_row([], text, tokens_U[:prompt])
+  ids_L, token_types_L = sequence.known_text_row([], text, tokens_U[:prompt], config=model.config.lm)
 
   def rows(count: int) -> list[LMRow]:
-    return [LMRow("", ids_L, kinds_L, count, count, shape.seed + i, 0) for i in range(shape.batch)]
+    return [LMRow("", ids_L, token_types_L, count, count, shape.seed + i, 0) for i in range(shape.batch)]
 
   def solve(new: int) -> list[np.ndarray]:
     return stages.solve([Solve(tokens_U[: prompt + new], mel_TM, speaker_E)] * shape.batch)
 
   def vocode(new: int) -> list[np.ndarray]:
-    mel = np.resize(mel_TM if len(mel_TM) else np.full((1, model.config.flow.mel_bins), -5.0), (2 * new, 80))
+    mel = np.resize(
+      mel_TM if len(mel_TM) else np.full((1, audio.mel_bins), -5.0), (audio.frames_per_token * new, audio.mel_bins)
+    )
     return stages.vocode([mel.astype(np.float32)] * shape.batch, [(i, 0) for i in range(shape.batch)])
 
   before = sum(sum(p.compile_seconds.values()) for p in stages.programs)
@@ -144,7 +147,7 @@ def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   figures["d_fm_ms"] = timed(lambda: solve(chunk)) / chunk
   figures["d_voc_ms"] = timed(lambda: vocode(chunk)) / chunk
   figures["l_tts_ms"] = chunk * (figures["d_lm_ms"] + figures["d_fm_ms"] + figures["d_voc_ms"])
-  audio_ms = 1e3 * shape.batch * shape.tokens / config_lib.TOKEN_RATE
+  audio_ms = 1e3 * shape.batch * shape.tokens / audio.token_rate
   figures["rtf"] = (decode_ms + figures["flow_ms"] + figures["vocoder_ms"]) / audio_ms
   figures["audio_per_s"] = 1 / figures["rtf"]
   figures["compile_s"] = sum(sum(p.compile_seconds.values()) for p in stages.programs) - before
@@ -199,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     "model": str(args.model or f"preset {args.preset}, random weights"),
   }
   print(", ".join(f"{k} {v}" for k, v in about.items()))
-  audio = f"{args.tokens} tokens = {args.tokens / config_lib.TOKEN_RATE:g} s of audio a row"
+  audio = f"{args.tokens} tokens = {args.tokens / config_lib.AudioConfig().token_rate:g} s of audio a row"
   print(f"{args.text} text ids, {args.prompt_seconds:g} s prompt, {audio}")
   print(table(rows))
   if args.json:

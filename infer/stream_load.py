@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax import config as config_lib
 from cosyjax.analysis.profile import top_kernels
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
@@ -34,7 +33,7 @@ Ask = Callable[[int], tuple[Text, Voice]]  # a request's text and voice, by its 
 
 def forced(model: Synthesizer, ratio: float) -> Synthesizer:
   """The same model, with so many speech tokens per text id whatever the weights, and one utterance per text."""
-  lm = dataclasses.replace(model.config.lm, min_ratio=ratio, max_ratio=ratio)
+  lm = dataclasses.replace(model.config.lm, min_tokens_per_text=ratio, max_tokens_per_text=ratio)
   text = dataclasses.replace(model.config.text, min_tokens=HUGE, max_tokens=HUGE)
   config, stages = dataclasses.replace(model.config, lm=lm, text=text), model.stages
   return Synthesizer(config, stages.params, model.text_tokenizer, dtype=stages.dtype, buckets=stages.buckets)
@@ -54,10 +53,10 @@ def count_ids(model: Synthesizer, words: list[str]) -> int:
 
 def make_voice(model: Synthesizer, seconds: float, seed: int) -> Voice:
   """A voice of noise, with a transcript of usual length."""
-  rng, U = np.random.default_rng(seed), round(seconds * config_lib.TOKEN_RATE)
-  mel_TM = rng.normal(-5, 2, (2 * U, model.config.flow.mel_bins)).astype(np.float32)
-  speaker_E = rng.normal(size=model.config.flow.speaker).astype(np.float32)
-  tokens_U = rng.integers(0, model.config.lm.speech_codes, U).astype(np.int32)
+  rng, U = np.random.default_rng(seed), round(seconds * model.config.audio.token_rate)
+  mel_TM = rng.normal(-5, 2, (model.config.audio.frames_per_token * U, model.config.flow.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=model.config.flow.speaker_dim).astype(np.float32)
+  tokens_U = rng.integers(0, model.config.lm.speech_vocab.codebook_size, U).astype(np.int32)
   transcript = " ".join(make_words(model, max(U // 5, 1), seed)) + "."
   return Voice(speaker_E, tokens_U, mel_TM, transcript, voice_versions())
 
@@ -216,7 +215,7 @@ class Bench:
     """A stream of many hops: how the time of one depends on its place, and what other ways would take."""
     args, chunk = self.args, self.model.config.flow.chunk
     new_voice = lambda: self.new_voice(seconds)
-    hops, sizes = engine.schedule.hops(round(seconds * config_lib.TOKEN_RATE), chunk), 0
+    hops, sizes = engine.schedule.hops(round(seconds * self.model.config.audio.token_rate), chunk), 0
     for _ in range(args.chunks):
       sizes += next(hops)
     text = self.text(0, ids=-int(-sizes // args.ratio))
@@ -242,7 +241,7 @@ class Bench:
 
     def run() -> float:
       start = time.perf_counter()
-      mel_BTM = solve(stages.params["flow"], *rows, noise_table(2 * len(whole_U)))
+      mel_BTM = solve(stages.params["flow"], *rows, noise_table(2 * len(whole_U), self.model.config.flow.mel_bins))
       stages.vocode([np.asarray(mel_BTM[0, 2 * P :])], [(0, 0)])
       return time.perf_counter() - start
 

@@ -148,7 +148,7 @@ def needed_text(
       append = row.next(spoken) if opened else row.opening()
       if append is None:
         break
-      opened, spoken = True, append.most
+      opened, spoken = True, append.max_tokens
       if append.mode == CLOSED:
         return row.text_used, number + 1
     if spoken >= tokens:

@@ -63,8 +63,9 @@ def open_stages(
 def _around(lm: LMConfig) -> config_lib.ModelConfig:
   """A configuration that has room for a language model of any number of codes; nothing else in it is used."""
   c = config_lib.tiny()
-  codes = dataclasses.replace(c.speech_tokenizer, fsq_levels=lm.speech_codes, fsq_dims=1)
-  return dataclasses.replace(c, lm=lm, speech_tokenizer=codes, flow=dataclasses.replace(c.flow, codes=lm.speech_codes))
+  codes = dataclasses.replace(c.speech_tokenizer, fsq_levels=lm.speech_vocab.codebook_size, fsq_dims=1)
+  parts = {name: getattr(c, name) for name in ("speaker", "flow", "vocoder")}
+  return config_lib.assemble(lm=lm, speech_tokenizer=codes, **parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,8 +91,8 @@ def first_utterances(rows: LMRows, count: int, length: int) -> list[Utterance]:
       break
     try:
       row = known.parts(example, 0, length)
-      ids_L, kinds_L = row["ids_BL"], row["kinds_BL"]
-      made = Utterance(ids_L[kinds_L == TEXT], ids_L[kinds_L == SPEECH])
+      ids_L, token_types_L = row["ids_BL"], row["token_types_BL"]
+      made = Utterance(ids_L[token_types_L == TEXT], ids_L[token_types_L == SPEECH])
       if mels and voices:
         mel_TM, speaker_E = mels.read("mel", example), voices.read("speaker", example)
         if len(mel_TM) == 2 * len(made.tokens_U) and len(speaker_E):
@@ -130,11 +131,11 @@ class LMListener:
     self._rests = [u.tokens_U[p:] for u, p in zip(utterances, self._prompts, strict=True)]
     self._utterances, self._rows = utterances, []
     for number, (u, p, rest_U) in enumerate(zip(utterances, self._prompts, self._rests, strict=True)):
-      ids_L, kinds_L = known_text_row((), u.text_L, u.tokens_U[:p])
-      self._rows.append(LMRow("", ids_L, kinds_L, 1, MOST * len(rest_U), 0, number))
+      ids_L, token_types_L = known_text_row((), u.text_L, u.tokens_U[:p])
+      self._rows.append(LMRow("", ids_L, token_types_L, 1, MOST * len(rest_U), 0, number))
     fit = lambda size: (-(-size // ROUND) * ROUND,)
-    [prefix], most = fit(max(len(row.ids_L) for row in self._rows)), max(row.most for row in self._rows)
-    tokens = max(p + row.most for p, row in zip(self._prompts, self._rows, strict=True))
+    [prefix], most = fit(max(len(row.ids_L) for row in self._rows)), max(row.max_tokens for row in self._rows)
+    tokens = max(p + row.max_tokens for p, row in zip(self._prompts, self._rows, strict=True))
     buckets = Buckets(
       batch=(len(utterances),), prefix=(prefix,), cache=fit(prefix + most), tokens=fit(tokens), frames=fit(2 * most)
     )
@@ -145,7 +146,7 @@ class LMListener:
     if directory and not self._heard:
       print(f"no sounds at evaluations: the corpus has no features mel and speaker that {directory} could speak with")
     for i in self._heard:
-      if (found := len(utterances[i].speaker_E)) != (expected := self._stages.config.flow.speaker):
+      if (found := len(utterances[i].speaker_E)) != (expected := self._stages.config.flow.speaker_dim):
         raise ConfigError(f"{directory}: its flow takes speaker vectors of {expected} numbers, the corpus has {found}")
 
   def __call__(self, params: Any) -> Findings:

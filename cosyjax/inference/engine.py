@@ -133,10 +133,11 @@ class Engine:
 
     channel = Channel(self._worker.wake)
     if isinstance(text, str):
-      job = Job(flow_prompt, seed, schedule, channel)
+      job = Job(flow_prompt, seed, schedule, channel, config.audio.sample_rate)
       for number, piece in enumerate(prepare(text, tokenizer, config.text)):
-        least, most = (int(len(piece.ids) * r) for r in (config.lm.min_ratio, config.lm.max_ratio))
-        spoken = utterance(number, KnownText(prompt_ids, piece.ids, prompt_speech_U, least, most))
+        lm = config.lm
+        bounds = (int(len(piece.ids) * r) for r in (lm.min_tokens_per_text, lm.max_tokens_per_text))
+        spoken = utterance(number, KnownText(lm, prompt_ids, piece.ids, prompt_speech_U, *bounds))
         spoken.read(piece.text, len(piece.ids))
         job.utterances.append(spoken)
       self._worker.submit(job)
@@ -144,7 +145,7 @@ class Engine:
       inbox = Inbox(self._worker.wake)
       new = lambda number: utterance(number, Interleaver(config.lm, prompt_ids, prompt_speech_U))
       start = read(text, TextStream(tokenizer, config.text), inbox, channel)
-      self._worker.submit(Job(flow_prompt, seed, schedule, channel, inbox, new))
+      self._worker.submit(Job(flow_prompt, seed, schedule, channel, config.audio.sample_rate, inbox, new))
       start()
     return Stream(channel)
 

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.inference.packets import Channel
 from cosyjax.inference.schedule import Schedule
 from cosyjax.inference.utterance import Hop, Inbox, Utterance
@@ -31,10 +30,12 @@ class Job:
     seed: int,
     schedule: Schedule,
     channel: Channel,
+    rate: int,
     inbox: Inbox | None = None,
     new_utterance: Callable[[int], Utterance] | None = None,
   ) -> None:
     self.voice, self.seed, self.schedule, self.channel = voice, seed, schedule, channel
+    self.rate = rate
     self.inbox, self.new_utterance = inbox, new_utterance
     self.utterances: deque[Utterance] = deque()
     self.slot = -1
@@ -65,7 +66,7 @@ class Job:
   @property
   def deadline(self) -> float:
     """When its listener runs out of audio; before everybody else's while there is none."""
-    return self.first_packet + self.samples / SAMPLE_RATE if self.packets else self.submitted - 1e9
+    return self.first_packet + self.samples / self.rate if self.packets else self.submitted - 1e9
 
   def take_text(self) -> bool:
     """Hands what has come in to the utterances' rows. Returns whether there was anything."""

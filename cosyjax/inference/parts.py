@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.errors import ConfigError
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference.buckets import fit
 from cosyjax.inference.compilation import Program
 from cosyjax.inference.padding import Tracker
@@ -85,7 +84,12 @@ class VocoderRows:
     b = mel.mel_bTM.shape[0]
     spread = lambda values, fill=0, dtype=np.int32: _spread(values, mel.rows, b, fill, dtype)
     rows_b = spread([w.slot for w in works], fill=self._slots)
-    args = [rows_b, mel.mel_bTM, spread(mel.skips), spread([RATE * w.hop.count for w in works])]
+    args = [
+      rows_b,
+      mel.mel_bTM,
+      spread(mel.skips),
+      spread([self._stages.config.audio.frames_per_token * w.hop.count for w in works]),
+    ]
     args += [spread([getattr(w, name) for w in works], dtype=np.uint32) for name in ("seed", "piece")]
     if any(w.hop.last for w in works):
       args.append(spread([w.hop.last for w in works], dtype=np.bool_))
@@ -100,7 +104,13 @@ class VocoderRows:
     state = jax.eval_shape(self._empty.function, params)
     yield self._open, [state, shape((1,))]
     for b, size in itertools.product(self._groups, sizes):
-      args = [state, shape((b,)), shape((b, RATE * size, mel_bins), np.float32), shape((b,)), shape((b,))]
+      args = [
+        state,
+        shape((b,)),
+        shape((b, self._stages.config.audio.frames_per_token * size, mel_bins), np.float32),
+        shape((b,)),
+        shape((b,)),
+      ]
       args += [shape((b,), np.uint32)] * 2
       yield self._steps[False], args
       yield self._steps[True], [*args, shape((b,), np.bool_)]
@@ -180,7 +190,11 @@ class Parts:
       raise ConfigError(
         f"schedule: this engine's hops have at most {self._largest} tokens, found {found}; make the engine with it"
       )
-    fit(self._stages.buckets.history, RATE * len(voice.tokens_U), "frames of a prompt")
+    fit(
+      self._stages.buckets.history,
+      self._stages.config.audio.frames_per_token * len(voice.tokens_U),
+      "frames of a prompt",
+    )
 
   def best_slot(self, free: Sequence[int], voice: Voice) -> int:
     """Index in `free` of the slot to take: one where the voice's prompt is already."""

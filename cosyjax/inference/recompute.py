@@ -9,7 +9,6 @@ import numpy as np
 
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference.buckets import fit
 from cosyjax.inference.compilation import Program
 from cosyjax.inference.padding import column, pad
@@ -64,7 +63,7 @@ class Recompute:
       tokens.append(np.concatenate([w.voice.tokens_U, np.asarray(w.tokens[:end], np.int32)]))
       masked = w.schedule.blocks(len(w.voice.tokens_U), end, c.chunk)
       blocks.append(np.zeros_like(masked) if w.schedule.released and w.hop.last else masked)
-    frames = RATE * hop
+    frames = c.frames_per_token * hop
     if frames not in self._programs:
       self._programs[frames] = Program(f"flow again/{frames}", functools.partial(self._solve_fn, frames))
     mel_bTM = self._programs[frames](
@@ -72,11 +71,11 @@ class Recompute:
       pad(tokens, (b, size), np.int32),
       column([len(t) for t in tokens], b, fill=1),
       column([w.hop.ahead for w in works], b),
-      pad([w.voice.mel_TM for w in works], (b, RATE * size, c.mel_bins), np.float32),
+      pad([w.voice.mel_TM for w in works], (b, c.frames_per_token * size, c.mel_bins), np.float32),
       column([len(w.voice.mel_TM) for w in works], b),
-      pad([w.voice.speaker_E for w in works], (b, c.speaker), np.float32),
+      pad([w.voice.speaker_E for w in works], (b, c.speaker_dim), np.float32),
       pad(blocks, (b, size), np.int32),
-      noise_table(RATE * size),
-      column([RATE * (len(w.voice.tokens_U) + w.hop.first) for w in works], b),
+      noise_table(c.frames_per_token * size, c.mel_bins),
+      column([c.frames_per_token * (len(w.voice.tokens_U) + w.hop.first) for w in works], b),
     )
     return Mel(mel_bTM, list(range(len(works))), [0] * len(works))

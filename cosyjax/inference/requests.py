@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
 from cosyjax.inference.voice import Voice
 
@@ -64,7 +63,7 @@ class Speech:
 
   samples_A: np.ndarray
   pieces: tuple[Piece, ...]
-  rate: int = config_lib.SAMPLE_RATE
+  rate: int
 
   @property
   def seconds(self) -> float:

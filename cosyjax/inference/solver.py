@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import MEL_RATE
 from cosyjax.flow import chunk_solver, matching
 from cosyjax.flow import chunk_state as flow_state
+from cosyjax.flow.chunk_cache import BLOCKS
 from cosyjax.flow.noise import noise_table
-from cosyjax.flow.past import BLOCKS
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference.buckets import fit
 from cosyjax.inference.compilation import Program
 from cosyjax.inference.padding import column, pad
@@ -53,8 +51,11 @@ class CachedFlow:
   def __init__(self, stages: Stages, slots: int, *, seconds: float, window: int | None, sizes: tuple[int, ...]) -> None:
     self._stages, self._slots, self.sizes, self.window = stages, slots, sizes, window
     self._model, self.params, self._config = stages.modules["flow"], stages.params["flow"], stages.config.flow
+    self._rate, self._frame_rate = stages.config.audio.frames_per_token, stages.config.audio.frame_rate
     self._ladder = stages.buckets.history
-    self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")  # with a window: the encoder's alone
+    self._least = fit(
+      self._ladder, int(seconds * self._frame_rate), "frames of history"
+    )  # with a window: the encoder's alone
     self._times = matching.schedule(self._config.steps)
     self.groups = (*(g for g in (1, 4, 16, 64) if g < slots), slots)
     self.state: flow_state.FlowState | None = None
@@ -97,7 +98,7 @@ class CachedFlow:
   @property
   def grown(self) -> bool:
     """Whether rows have more room than they began with."""
-    return max(self.frames if self.window is None else 0, RATE * self.tokens) > self._least
+    return max(self.frames if self.window is None else 0, self._rate * self.tokens) > self._least
 
   def reset(self) -> None:
     """Forgets all rows (prepared voices stay); the next one starts from the smallest size."""
@@ -118,14 +119,16 @@ class CachedFlow:
     whole = max(P - c.encoder.lookahead, 0) // c.chunk * c.chunk
     if not whole or voice.fingerprint in self._prepared:
       return
-    self._make_room(self._needs(RATE * (whole + c.chunk), RATE * (whole + c.chunk)), RATE * (whole + c.chunk))
-    self._open_empty(slot, pinned=RATE * (P // c.chunk * c.chunk))
+    self._make_room(
+      self._needs(self._rate * (whole + c.chunk), self._rate * (whole + c.chunk)), self._rate * (whole + c.chunk)
+    )
+    self._open_empty(slot, pinned=self._rate * (P // c.chunk * c.chunk))
     step = self.sizes[-1] // c.chunk * c.chunk
     for first in range(0, whole, step):
       count = min(step, whole - first)
       self._run([self._prompt_row(slot, voice, first, count)], self.sizes[-1])
-    frames = min(-(-RATE * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
-    take = self._resizer("take", frames, frames // RATE)
+    frames = min(-(-self._rate * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
+    take = self._resizer("take", frames, frames // self._rate)
     self._prepared[voice.fingerprint] = take(self.params, self.state, np.int32(slot)), whole
     self._holds[slot] = voice.fingerprint
     if len(self._prepared) > VOICES:
@@ -144,15 +147,15 @@ class CachedFlow:
     self.prepare(voice, slot)
     if voice.fingerprint not in self._prepared:
       whole = len(voice.tokens_U) // self._config.chunk * self._config.chunk
-      self._make_room(self._needs(1, RATE * whole), 1)
-      self._open_empty(slot, pinned=RATE * whole)
+      self._make_room(self._needs(1, self._rate * whole), 1)
+      self._open_empty(slot, pinned=self._rate * whole)
       return
     self._prepared.move_to_end(voice.fingerprint)
     one, whole = self._prepared[voice.fingerprint]
-    self._make_room(self._needs(one.blocks_BS.shape[1], RATE * whole), RATE * one.encoder[BLOCKS].shape[1])
+    self._make_room(self._needs(one.blocks_BS.shape[1], self._rate * whole), self._rate * one.encoder[BLOCKS].shape[1])
     insert = self._insert[not self.holds(slot, voice)]
     self.state = insert(self.params, self.state, one, np.int32(slot))
-    self._done[slot], self._holds[slot] = RATE * whole, voice.fingerprint
+    self._done[slot], self._holds[slot] = self._rate * whole, voice.fingerprint
 
   def fits(self, work: Work) -> int:
     """The padded size, in tokens, of the program that solves a hop."""
@@ -166,7 +169,7 @@ class CachedFlow:
     if work.hop.number:
       return P
     # A chunk that had to wait for the first new tokens goes along if there is room.
-    waits = self._done[work.slot] < RATE * whole
+    waits = self._done[work.slot] < self._rate * whole
     return whole - c if waits and c + P - whole + work.hop.count <= self.sizes[-1] else whole
 
   def solve(self, works: Sequence[Work]) -> Mel:
@@ -176,13 +179,13 @@ class CachedFlow:
     for w in works:
       P, first = len(w.voice.tokens_U), self._first(w)
       new_U = np.asarray(w.tokens[w.hop.first : w.hop.first + w.hop.count + w.hop.ahead], np.int32)
-      if w.hop.number == 0 and self._done[w.slot] < RATE * first:
+      if w.hop.number == 0 and self._done[w.slot] < self._rate * first:
         behind.append(self._prompt_row(w.slot, w.voice, first - chunk, chunk, new_U))
       number = P // chunk + w.hop.number
       blocks_U = np.concatenate([np.arange(first, P) // chunk, np.full(w.hop.count, number)])
       tokens_U = np.concatenate([w.voice.tokens_U[first:], new_U])
-      rows.append(_Row(w.slot, tokens_U, len(blocks_U), blocks_U, w.voice.mel_TM[RATE * first :], w.voice))
-      skips.append(RATE * (P - first))
+      rows.append(_Row(w.slot, tokens_U, len(blocks_U), blocks_U, w.voice.mel_TM[self._rate * first :], w.voice))
+      skips.append(self._rate * (P - first))
     if behind:
       self._run(behind, fit(self.sizes, chunk, "tokens in a chunk"))
     mel_bTM, order = self._run(rows, size)
@@ -193,38 +196,38 @@ class CachedFlow:
     tokens_U = voice.tokens_U if after_U is None else np.concatenate([voice.tokens_U, after_U])
     tokens_U = tokens_U[first : first + count + self._config.encoder.lookahead]
     blocks_U = (first + np.arange(count)) // self._config.chunk
-    return _Row(slot, tokens_U, count, blocks_U, voice.mel_TM[RATE * first : RATE * (first + count)], voice)
+    return _Row(slot, tokens_U, count, blocks_U, voice.mel_TM[self._rate * first : self._rate * (first + count)], voice)
 
   def _run(self, rows: list["_Row"], size: int) -> tuple[jax.Array, list[int]]:
     """Solves one chunk of each row, padded to `size` tokens. Returns mel and the place of each row in it."""
     done = max(self._done[row.slot] for row in rows)
-    self._make_room(0 if self.window is not None else done + RATE * size, done + RATE * size)
+    self._make_room(0 if self.window is not None else done + self._rate * size, done + self._rate * size)
     b = fit(self.groups, len(rows), "rows")
     everyone = b == self._slots
     order = [row.slot for row in rows] if everyone else list(range(len(rows)))
     rows_b = None if everyone else column([row.slot for row in rows], b, fill=self._slots)
     chunk = self._chunk(dict(zip(order, rows, strict=True)), b, size)
     params = self.params
-    kept, x_bTM, self._torn = list(self.state.unet), chunk.noise_bTM, True
-    state, guide = self._encode(params, self.state.replace(unet=()), rows_b, chunk)
+    kept, x_bTM, self._torn = list(self.state.estimator), chunk.noise_bTM, True
+    state, guide = self._encode(params, self.state.replace(estimator=()), rows_b, chunk)
     for i, (t, dt) in enumerate(zip(self._times, np.diff(self._times), strict=False)):
       kept[i], x_bTM = self._step(params, kept[i], guide, x_bTM, t, dt)
-    self.state, self._torn = state.replace(unet=tuple(kept)), False
+    self.state, self._torn = state.replace(estimator=tuple(kept)), False
     for row in rows:
-      self._done[row.slot] += RATE * row.count
+      self._done[row.slot] += self._rate * row.count
     return x_bTM, order
 
   def _chunk(self, rows: dict[int, "_Row"], b: int, size: int) -> chunk_solver.Chunk:
     """Rows by their place, padded."""
-    T, c = RATE * size, self._config
+    T, c = self._rate * size, self._config
     nobody = _Row(0, np.zeros(0, np.int32), 0, np.zeros(0, np.int32), np.zeros((0, c.mel_bins), np.float32), None)
     every = [rows.get(i, nobody) for i in range(b)]
     noise_bTM = np.zeros((b, T, c.mel_bins), np.float32)
     for i, row in rows.items():
       start = self._done[row.slot]
-      noise_bTM[i] = noise_table(start + T)[start:]
+      noise_bTM[i] = noise_table(start + T, c.mel_bins)[start:]
     speaker_bE = pad(
-      [np.zeros(c.speaker) if r.voice is None else r.voice.speaker_E for r in every], (b, c.speaker), np.float32
+      [np.zeros(c.speaker_dim) if r.voice is None else r.voice.speaker_E for r in every], (b, c.speaker_dim), np.float32
     )
     return chunk_solver.Chunk(
       tokens_bC3=pad([r.tokens_U for r in every], (b, size + c.encoder.lookahead), np.int32),
@@ -247,8 +250,8 @@ class CachedFlow:
   def plan(self, seconds: float, prompt: float) -> Iterator[tuple[Program, list[Any]]]:
     """Programs with the shapes of their arguments; see `Limits`."""
     params, smaller = self.params, None
-    whole = int(prompt * MEL_RATE) // (RATE * self._config.chunk) * RATE * self._config.chunk
-    end = int(seconds * MEL_RATE) + RATE * self.sizes[-1]
+    whole = int(prompt * self._frame_rate) // (self._rate * self._config.chunk) * self._rate * self._config.chunk
+    end = int(seconds * self._frame_rate) + self._rate * self.sizes[-1]
     slot = jax.ShapeDtypeStruct((), np.int32)
     for S, tokens in self._sizes_up_to(self._needs(end, whole), end):
       empty = self._resizer("empty", S, tokens)
@@ -258,7 +261,7 @@ class CachedFlow:
       yield self._open, [state, jax.ShapeDtypeStruct((self._slots,), np.bool_), slot]
       for frames in range(PROMPT_STEP, whole + PROMPT_STEP, PROMPT_STEP):
         if frames <= S:
-          take = self._resizer("take", frames, frames // RATE)
+          take = self._resizer("take", frames, frames // self._rate)
           one = jax.eval_shape(take.function, params, state, slot)
           yield take, [state, slot]
           for insert in self._insert.values():
@@ -266,11 +269,11 @@ class CachedFlow:
       for b, size in itertools.product(self.groups, self.sizes):
         chunk = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._chunk({}, b, size))
         rows_b = None if b == self._slots else jax.ShapeDtypeStruct((b,), np.int32)
-        arguments = [state.replace(unet=()), rows_b, chunk]
+        arguments = [state.replace(estimator=()), rows_b, chunk]
         yield self._encode, arguments
         _, guide = jax.eval_shape(self._encode_fn, params, *arguments)
         time = jax.ShapeDtypeStruct((), np.float32)
-        yield self._step, [state.unet[0], guide, chunk.noise_bTM, time, time]
+        yield self._step, [state.estimator[0], guide, chunk.noise_bTM, time, time]
 
   def _sizes_up_to(self, frames: int, encoder_frames: int) -> Iterator[tuple[int, int]]:
     """(slots of the UNet, of the token encoder) on the way to so many frames."""
@@ -279,17 +282,19 @@ class CachedFlow:
     top = max(S, fit(self._ladder, max(frames if self.window is None else 0, encoder_frames), "frames of a stream"))
     for size in self._ladder:
       if S <= size <= top:
-        yield (S if self.window is not None else size), size // RATE
+        yield (S if self.window is not None else size), size // self._rate
 
   def _needs(self, end: int, pinned: int) -> int:
     """Slots of the UNet's caches for a row that goes up to frame `end`."""
-    return end if self.window is None else pinned + (self.window + 2) * RATE * self.sizes[-1]
+    return end if self.window is None else pinned + (self.window + 2) * self._rate * self.sizes[-1]
 
   def _make_room(self, frames: int, encoder_frames: int) -> None:
     """Room for so many frames in the UNet's caches and in the token encoder's, bucket by bucket."""
     least = 0 if self.window is not None else self._least
     S = max(fit(self._ladder, max(frames, least), "frames of a stream"), self.frames)
-    tokens = max(fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream") // RATE, self.tokens)
+    tokens = max(
+      fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream") // self._rate, self.tokens
+    )
     params = self.params
     if self.state is None:
       self.state = self._resizer("empty", S, tokens)(params)

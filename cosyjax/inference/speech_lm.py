@@ -57,14 +57,14 @@ class SpeechLM:
     del params
     return decode.grow(state, capacity)
 
-  def _prefix_fn(self, params, ids_1L, kinds_1L, lengths_1):
-    return decode.prefix_cache(self._model, params, ids_1L, kinds_1L, lengths_1)
+  def _prefix_fn(self, params, ids_1L, token_types_1L, lengths_1):
+    return decode.prefix_cache(self._model, params, ids_1L, token_types_1L, lengths_1)
 
   def _begin_fn(self, params, rows, bounds, seed, piece, *past):
-    (ids_1L, kinds_1L, lengths_1), (least_1, most_1, mode_1) = rows, bounds
+    (ids_1L, token_types_1L, lengths_1), (min_tokens_1, max_tokens_1, mode_1) = rows, bounds
     before = past[0][0].v_BKSH.shape[2] if past else 0
     return decode.prefill(
-      self._model, params, ids_1L, kinds_1L, lengths_1, least_1, most_1, piece_key(seed, piece)[None],
+      self._model, params, ids_1L, token_types_1L, lengths_1, min_tokens_1, max_tokens_1, piece_key(seed, piece)[None],
       mode_B=mode_1, capacity=before + ids_1L.shape[1], **dict(zip(("prefix", "starts_B"), past, strict=False)),
     )  # fmt: skip
 
@@ -73,8 +73,8 @@ class SpeechLM:
     return decode.insert(state, one, slot)
 
   def _extend_fn(self, params, state, rows, bounds):
-    least_B, most_B, mode_B = bounds
-    new = {"least_B": least_B, "most_B": most_B, "mode_B": mode_B}
+    min_tokens_B, max_tokens_B, mode_B = bounds
+    new = {"min_tokens_B": min_tokens_B, "max_tokens_B": max_tokens_B, "mode_B": mode_B}
     return decode.extend(self._model, params, state, *rows, **new)
 
   def _decode_fn(self, params, state, steps, active_B, seen_B):
@@ -102,12 +102,12 @@ class SpeechLM:
 
   def prepare(self, row: Row) -> tuple[Any, int] | None:
     """The cache of what a row begins with whatever its text, and its length; computed once and kept."""
-    ids_L, kinds_L = row.prefix
+    ids_L, token_types_L = row.prefix
     if len(ids_L) < 2:  # START alone is not worth a program call
       return None
-    key = ids_L.tobytes(), kinds_L.tobytes()
+    key = ids_L.tobytes(), token_types_L.tobytes()
     if key not in self._prefixes:
-      rows = _padded([(ids_L, kinds_L)], self._fit_prefix(len(ids_L)))
+      rows = _padded([(ids_L, token_types_L)], self._fit_prefix(len(ids_L)))
       self._prefixes[key] = self._prefix(self.params, *rows)
       if len(self._prefixes) > PREFIXES:
         self._prefixes.popitem(last=False)
@@ -123,10 +123,10 @@ class SpeechLM:
     params, prepared = self.params, self.prepare(row) if append.prefix else None
     skip = 0 if prepared is None else append.prefix
     past = () if prepared is None else (prepared[0], np.asarray([skip], np.int32))
-    rest = append.ids_L[skip:], append.kinds_L[skip:]
+    rest = append.ids_L[skip:], append.token_types_L[skip:]
     rows = _padded([rest], self._fit_prefix(len(rest[0])))
     before = 0 if prepared is None else self._fit_prefix(prepared[1])
-    self._make_room(max(len(append.ids_L) + append.most, before + rows[0].shape[1]))
+    self._make_room(max(len(append.ids_L) + append.max_tokens, before + rows[0].shape[1]))
     one = self._begin(params, rows, _bounds([append], 1), np.uint32(seed), np.uint32(piece), *past)
     self.state = self._insert(params, self.state, one, np.int32(slot))
     self._seen[slot] = 0
@@ -141,7 +141,7 @@ class SpeechLM:
     nothing = np.zeros(0, np.int32)
     by_slot = [appends[s][0] if s in appends else None for s in range(self._slots)]
     L = fit(APPENDS, max(len(a.ids_L) for a in by_slot if a is not None), "ids to append")
-    rows = _padded([(nothing, nothing) if a is None else (a.ids_L, a.kinds_L) for a in by_slot], L)
+    rows = _padded([(nothing, nothing) if a is None else (a.ids_L, a.token_types_L) for a in by_slot], L)
     self.state = self._extend(self.params, self.state, rows, _bounds(by_slot, self._slots))
 
   def decode(self, slots: Sequence[int], steps: int) -> Any:
@@ -215,10 +215,10 @@ class SpeechLM:
 
 def _padded(rows: list[tuple[np.ndarray, np.ndarray]], length: int) -> list[np.ndarray]:
   padded = pad_rows(rows, length=length)
-  return [padded.ids_BL, padded.kinds_BL, padded.lengths_B]
+  return [padded.ids_BL, padded.token_types_BL, padded.lengths_B]
 
 
 def _bounds(appends: Sequence[Append | None], batch: int) -> list[np.ndarray]:
   """Least, most and mode of each row; zeros where nothing goes in."""
   numbers = lambda name: column([0 if a is None else getattr(a, name) for a in appends], batch)
-  return [numbers(name) for name in ("least", "most", "mode")]
+  return [numbers(name) for name in ("min_tokens", "max_tokens", "mode")]

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
-from cosyjax.config import HOP, SAMPLE_RATE, ModelConfig
+from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
+from cosyjax.config import AudioConfig, ModelConfig
 from cosyjax.errors import ConfigError, TextError
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
@@ -41,16 +41,16 @@ class LMRow:
 
   Attributes:
     text: as it is read.
-    ids_L, kinds_L: the row up to the first new token; see `cosyjax.lm.sequence`.
+    ids_L, token_types_L: the row up to the first new token; see `cosyjax.lm.sequence`.
     least, most: speech tokens.
     seed, piece: of the request, and the piece's number in it.
   """
 
   text: str
   ids_L: np.ndarray
-  kinds_L: np.ndarray
-  least: int
-  most: int
+  token_types_L: np.ndarray
+  min_tokens: int
+  max_tokens: int
   seed: int
   piece: int
 
@@ -103,25 +103,35 @@ class Stages:
   # What is compiled. Arguments are padded; the first is the parameters.
 
   def _analyse_fn(self, params, wave_24k_BA, lengths_24k_B, wave_16k_BA, lengths_16k_B):
-    mel_BTM, mel_lengths_B = mel_24k(wave_24k_BA, lengths_24k_B)
-    ids_BU, ids_lengths_B = self._tokenise_fn(params, *log_mel_16k(wave_16k_BA, lengths_16k_B))
-    fbank_BTM, fbank_lengths_B = kaldi_fbank(wave_16k_BA, lengths_16k_B)
+    mel_BTM, mel_lengths_B = mel_spectrogram(wave_24k_BA, lengths_24k_B, self.config.audio)
+    ids_BU, ids_lengths_B = self._tokenise_fn(params, *self._log_mel_fn(params, wave_16k_BA, lengths_16k_B))
+    fbank_BTM, fbank_lengths_B = kaldi_fbank(wave_16k_BA, lengths_16k_B, self.config.speaker.mel_bins)
     speaker_BE = self.modules["speaker"].apply({"params": params["speaker"]}, fbank_BTM, fbank_lengths_B)
     return ids_BU, ids_lengths_B, mel_BTM, mel_lengths_B, speaker_BE
 
   def _log_mel_fn(self, params, wave_16k_BA, lengths_B):
     del params
-    return log_mel_16k(wave_16k_BA, lengths_B)
+    return log_mel_16k(wave_16k_BA, lengths_B, self.config.speech_tokenizer.mel_bins)
 
   def _tokenise_fn(self, params, log_mel_BTM, lengths_B):
     tokenizer = self.modules["speech_tokenizer"]
     ids_BU, ids_lengths_B, _ = tokenizer.apply({"params": params["speech_tokenizer"]}, log_mel_BTM, lengths_B)
     return ids_BU, ids_lengths_B
 
-  def _prefill_fn(self, capacity, params, ids_BL, kinds_BL, lengths_B, least_B, most_B, seeds_B, pieces_B):
+  def _prefill_fn(
+    self, capacity, params, ids_BL, token_types_BL, lengths_B, min_tokens_B, max_tokens_B, seeds_B, pieces_B
+  ):
     keys_B = jax.vmap(piece_key)(seeds_B, pieces_B)
     return decode.prefill(
-      self.modules["lm"], params["lm"], ids_BL, kinds_BL, lengths_B, least_B, most_B, keys_B, capacity=capacity
+      self.modules["lm"],
+      params["lm"],
+      ids_BL,
+      token_types_BL,
+      lengths_B,
+      min_tokens_B,
+      max_tokens_B,
+      keys_B,
+      capacity=capacity,
     )
 
   def _decode_fn(self, params, state):
@@ -133,8 +143,8 @@ class Stages:
     return generate(self.modules["flow"], params["flow"], *args)
 
   def _vocode_fn(self, params, mel_BTM, lengths_B, seeds_B, pieces_B):
-    frames, H = mel_BTM.shape[1], self.config.vocoder.harmonics + 1
-    draw = lambda s, p: request_phase_noise(jax.random.fold_in(piece_key(s, p), SOURCE_STAGE), frames, H)
+    frames, c = mel_BTM.shape[1], self.config.vocoder
+    draw = lambda s, p: request_phase_noise(jax.random.fold_in(piece_key(s, p), SOURCE_STAGE), frames, c)
     phase_BH, noise_BAH = jax.vmap(draw)(seeds_B, pieces_B)
     wave_BA, _ = self.modules["vocoder"].apply({"params": params["vocoder"]}, mel_BTM, lengths_B, phase_BH, noise_BAH)
     return wave_BA
@@ -144,7 +154,7 @@ class Stages:
   def analyse(self, wave_24k: np.ndarray, wave_16k: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens [U], mel [T, M] and speaker vector [E] of a recording of at most 30 s."""
     seconds = self.buckets.fit("seconds", -(-len(wave_16k) // 16_000))
-    args = [*wave(wave_24k, seconds * SAMPLE_RATE), *wave(wave_16k, seconds * 16_000)]
+    args = [*wave(wave_24k, seconds * self.config.audio.sample_rate), *wave(wave_16k, seconds * 16_000)]
     ids_BU, ids_lengths, mel_BTM, mel_lengths, speaker_BE = jax.device_get(self.analyse_program(self.params, *args))
     return ids_BU[0, : ids_lengths[0]], mel_BTM[0, : mel_lengths[0]], speaker_BE[0]
 
@@ -158,12 +168,12 @@ class Stages:
   def speak(self, rows: list[LMRow], progress: Progress | None = None) -> list[tuple[np.ndarray, str]]:
     """Speech tokens [U] of each row, and why it ended: "end" or "length"."""
     b = self.buckets
-    most = [len(r.ids_L) + r.most for r in rows]
+    most = [len(r.ids_L) + r.max_tokens for r in rows]
     results: list[Any] = [None] * len(rows)
-    tracker = Tracker(progress, "tokens", sum(r.most for r in rows))
+    tracker = Tracker(progress, "tokens", sum(r.max_tokens for r in rows))
     for group in groups(most, b.batch[-1]):
       L = self._fit_text("prefix", max(len(rows[i].ids_L) for i in group))
-      capacity = self._fit_text("cache", L + max(rows[i].most for i in group))
+      capacity = self._fit_text("cache", L + max(rows[i].max_tokens for i in group))
       B = b.fit("batch", len(group))
       state = self.prefill_programs[capacity](self.params, *lm_arrays([rows[i] for i in group], B, L))
       done = False
@@ -175,7 +185,7 @@ class Stages:
       tokens, counts, ended = jax.device_get((state.tokens_BU, state.counts_B, state.ended_B))
       for row, i in enumerate(group):
         results[i] = (tokens[row, : counts[row]].astype(np.int32), decode.ENDINGS[int(ended[row])])
-      tracker.add(sum(rows[i].most for i in group))
+      tracker.add(sum(rows[i].max_tokens for i in group))
     return results
 
   def _fit_text(self, ladder: str, size: int) -> int:
@@ -192,11 +202,11 @@ class Stages:
     for group in groups([len(s.tokens_U) for s in solves], b.batch[-1]):
       items = [solves[i] for i in group]
       U = b.fit("tokens", max(len(s.tokens_U) for s in items))
-      args = flow_arrays(items, b.fit("batch", len(group)), U, self.config.flow.mel_bins)
+      args = flow_arrays(items, b.fit("batch", len(group)), U, self.config.audio)
       mel_BTM = np.asarray(self.solve_program(self.params, *args))
       for row, i in enumerate(group):
         first = len(solves[i].prompt_mel_TM)
-        results[i] = mel_BTM[row, first : 2 * len(solves[i].tokens_U)]
+        results[i] = mel_BTM[row, first : self.config.audio.frames_per_token * len(solves[i].tokens_U)]
       tracker.add(len(group))
     return results
 
@@ -214,13 +224,15 @@ class Stages:
       seeds, pieces = (column([keys[i][k] for i in group], B, dtype=np.uint32) for k in (0, 1))
       wave_BA = np.asarray(self.vocode_program(self.params, mel_BTM, lengths_B, seeds, pieces))
       for row, i in enumerate(group):
-        results[i] = wave_BA[row, : len(mels[i]) * HOP]
+        results[i] = wave_BA[row, : len(mels[i]) * self.config.audio.hop]
       tracker.add(len(group))
     return results
 
   def longest_solve(self, voice: Voice) -> int:
     """How many new tokens fit beside a voice's prompt in the largest flow and vocoder buckets."""
-    return min(self.buckets.tokens[-1] - len(voice.tokens_U), self.buckets.frames[-1] // 2)
+    return min(
+      self.buckets.tokens[-1] - len(voice.tokens_U), self.buckets.frames[-1] // self.config.audio.frames_per_token
+    )
 
 
 def for_decoding(lm: Any, dtype: Any) -> Any:
@@ -240,18 +252,20 @@ def piece_key(seed: jax.Array, piece: jax.Array) -> jax.Array:
 
 def lm_arrays(rows: list[LMRow], B: int, L: int) -> tuple[np.ndarray, ...]:
   """Padded prefill arguments. Rows past the batch are idle."""
-  ids_BL, kinds_BL = (pad([getattr(r, name) for r in rows], (B, L), np.int32) for name in ("ids_L", "kinds_L"))
+  ids_BL, token_types_BL = (
+    pad([getattr(r, name) for r in rows], (B, L), np.int32) for name in ("ids_L", "token_types_L")
+  )
   lengths_B = column([len(r.ids_L) for r in rows], B)
-  least_B, most_B = (column([getattr(r, name) for r in rows], B) for name in ("least", "most"))
+  min_tokens_B, max_tokens_B = (column([getattr(r, name) for r in rows], B) for name in ("min_tokens", "max_tokens"))
   seeds_B, pieces_B = (column([getattr(r, name) for r in rows], B, dtype=np.uint32) for name in ("seed", "piece"))
-  return ids_BL, kinds_BL, lengths_B, least_B, most_B, seeds_B, pieces_B
+  return ids_BL, token_types_BL, lengths_B, min_tokens_B, max_tokens_B, seeds_B, pieces_B
 
 
-def flow_arrays(items: list[Solve], B: int, U: int, mel_bins: int) -> tuple[np.ndarray, ...]:
+def flow_arrays(items: list[Solve], B: int, U: int, audio: AudioConfig) -> tuple[np.ndarray, ...]:
   """Padded flow arguments. Rows past the batch have one token."""
-  tokens_BU = pad([s.tokens_U for s in items], (B, U), np.int32)
-  prompt_BTM = pad([s.prompt_mel_TM for s in items], (B, 2 * U, mel_bins), np.float32)
+  tokens_BU, T = pad([s.tokens_U for s in items], (B, U), np.int32), audio.frames_per_token * U
+  prompt_BTM = pad([s.prompt_mel_TM for s in items], (B, T, audio.mel_bins), np.float32)
   speaker_BE = pad([s.speaker_E for s in items], (B, len(items[0].speaker_E)), np.float32)
   lengths_B = column([len(s.tokens_U) for s in items], B, fill=1)
   prompt_lengths_B = column([len(s.prompt_mel_TM) for s in items], B)
-  return tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_table(2 * U)
+  return tokens_BU, lengths_B, prompt_BTM, prompt_lengths_B, speaker_BE, noise_table(T, audio.mel_bins)

@@ -70,8 +70,9 @@ class Synthesizer:
     """
     wave_24k, wave_16k = self._recording(wav, PROMPT_SECONDS)
     tokens_U, mel_TM, speaker_E = self.stages.analyse(wave_24k, wave_16k)
-    U = min(len(tokens_U), len(mel_TM) // 2)
-    return Voice(speaker_E, tokens_U[:U], mel_TM[: 2 * U], transcript.strip(), voice_versions())
+    per_token = self.config.audio.frames_per_token
+    U = min(len(tokens_U), len(mel_TM) // per_token)
+    return Voice(speaker_E, tokens_U[:U], mel_TM[: per_token * U], transcript.strip(), voice_versions())
 
   def _recording(self, wav: Wave, seconds: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """The recording at 24 kHz and at 16 kHz, checked."""
@@ -87,7 +88,7 @@ class Synthesizer:
       wave_A, rate = audio.read(wav, max_seconds=SOURCE_SECONDS[1])
       where = str(wav) if isinstance(wav, str | Path) else "the recording"
     audio.check_speech(wave_A, rate, where=where, min_seconds=seconds[0], max_seconds=seconds[1])
-    return tuple(audio.resample(wave_A, rate, to) for to in (config_lib.SAMPLE_RATE, 16_000))
+    return tuple(audio.resample(wave_A, rate, to) for to in (self.config.audio.sample_rate, audio.ENCODER_RATE))
 
   # Speech.
 
@@ -132,8 +133,9 @@ class Synthesizer:
     speeches = []
     for index in range(len(requests)):
       mine = [i for i, owner in enumerate(owners) if owner == index]
-      pieces = [Piece(rows[i].text, decoded[i][0], decoded[i][1], len(waves[i]) / config_lib.SAMPLE_RATE) for i in mine]
-      speeches.append(Speech(np.concatenate([waves[i] for i in mine]), tuple(pieces)))
+      rate = self.config.audio.sample_rate
+      pieces = [Piece(rows[i].text, decoded[i][0], decoded[i][1], len(waves[i]) / rate) for i in mine]
+      speeches.append(Speech(np.concatenate([waves[i] for i in mine]), tuple(pieces), rate))
     return speeches
 
   def _rows(self, request: Request) -> list[LMRow]:
@@ -144,9 +146,10 @@ class Synthesizer:
     tokenizer, text_config = self.text_tokenizer, self.config.text
     rows = []
     for number, piece in enumerate(prepare(request.text, tokenizer, text_config)):
-      ids_L, kinds_L = sequence.known_text_row(prompt_ids, piece.ids, prompt_tokens_U)
-      least, most = (int(len(piece.ids) * r) for r in (self.config.lm.min_ratio, self.config.lm.max_ratio))
-      rows.append(LMRow(piece.text, ids_L, kinds_L, least, most, request.seed, number))
+      ids_L, token_types_L = sequence.known_text_row(prompt_ids, piece.ids, prompt_tokens_U, config=self.config.lm)
+      lm = self.config.lm
+      bounds = (int(len(piece.ids) * r) for r in (lm.min_tokens_per_text, lm.max_tokens_per_text))
+      rows.append(LMRow(piece.text, ids_L, token_types_L, *bounds, request.seed, number))
     return rows
 
   def lm_prompt(self, request: Request) -> tuple[list[int], np.ndarray]:
@@ -180,11 +183,12 @@ class Synthesizer:
     """
     _, wave_16k = self._recording(wav, SOURCE_SECONDS)
     tokens_U = self.stages.tokenise(wave_16k)
-    parts = _cut(tokens_U, wave_16k, longest=self.stages.longest_solve(voice))
+    parts = _cut(tokens_U, wave_16k, longest=self.stages.longest_solve(voice), rate=self.config.audio.token_rate)
     mels = self.stages.solve([_solve(voice, part, use_prompt=True) for part in parts], progress)
     waves = self.stages.vocode(mels, [(seed, i) for i in range(len(parts))], progress)
-    pieces = [Piece("", p, "given", len(w) / config_lib.SAMPLE_RATE) for p, w in zip(parts, waves, strict=True)]
-    return Speech(np.concatenate(waves), tuple(pieces))
+    rate = self.config.audio.sample_rate
+    pieces = [Piece("", p, "given", len(w) / rate) for p, w in zip(parts, waves, strict=True)]
+    return Speech(np.concatenate(waves), tuple(pieces), rate)
 
   def warm_up(self, *, progress: Progress | None = None, **limits: Any) -> int:
     """Compiles what requests within the limits can need, so that none of them compiles anything.
@@ -262,9 +266,9 @@ def _change_speed(mel_TM: np.ndarray, speed: float) -> np.ndarray:
   return mel_TM[low] * (1 - share) + mel_TM[high] * share
 
 
-def _cut(tokens_U: np.ndarray, wave_16k: np.ndarray, longest: int) -> list[np.ndarray]:
+def _cut(tokens_U: np.ndarray, wave_16k: np.ndarray, longest: int, rate: int) -> list[np.ndarray]:
   """Tokens in parts of at most `longest`, cut where the recording is quietest near a part's end."""
-  step = 16_000 // config_lib.TOKEN_RATE
+  step = 16_000 // rate
   energy = np.square(np.resize(wave_16k, (len(tokens_U), step))).sum(axis=1)
   parts, start = [], 0
   while len(tokens_U) - start > longest:

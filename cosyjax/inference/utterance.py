@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cosyjax.config import LMConfig
 from cosyjax.inference.schedule import Schedule
 from cosyjax.lm import sequence
 from cosyjax.lm.decode import KNOWN, RUNNING
@@ -34,11 +35,12 @@ class Row(Protocol):
 class KnownText:
   """The row of a text that is known as a whole (uni-stream layout): everything goes in at once."""
 
+  config: LMConfig
   prompt_text: Sequence[int]
   text: Sequence[int]
   prompt_speech_U: np.ndarray
-  least: int
-  most: int
+  min_tokens: int
+  max_tokens: int
   closed = True
 
   @property
@@ -48,11 +50,13 @@ class KnownText:
   @property
   def prefix(self) -> tuple[np.ndarray, np.ndarray]:
     """What depends on the voice alone: start and transcript, or start and instruction."""
-    return sequence.known_text_prefix(self.prompt_text)
+    return sequence.known_text_prefix(self.prompt_text, config=self.config)
 
   def opening(self) -> Append:
-    ids_L, kinds_L = sequence.known_text_row(self.prompt_text, self.text, self.prompt_speech_U)
-    return Append(ids_L, kinds_L, self.least, self.most, KNOWN, prefix=len(self.prefix[0]))
+    ids_L, token_types_L = sequence.known_text_row(
+      self.prompt_text, self.text, self.prompt_speech_U, config=self.config
+    )
+    return Append(ids_L, token_types_L, self.min_tokens, self.max_tokens, KNOWN, prefix=len(self.prefix[0]))
 
   def next(self, emitted: int) -> None:
     return None
@@ -129,7 +133,7 @@ class Utterance:
 
   def _going_in(self, append: Append | None) -> Append | None:
     if append is not None:
-      self.begun, self.waiting, self._limit = True, False, append.most
+      self.begun, self.waiting, self._limit = True, False, append.max_tokens
       while self._texts and self._texts[0][0] < self.row.text_used:
         self._told.append((len(self.tokens), self._texts.popleft()[1]))
     return append

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.inference.compilation import Program
 from cosyjax.inference.padding import Tracker
 from cosyjax.inference.stages import Progress, Solve, Stages, flow_arrays, lm_arrays
@@ -70,7 +69,7 @@ def _plan(stages: Stages, limits: Limits) -> Iterator[tuple[Program, list[Any]]]
   batches, mel_bins = b.up_to("batch", limits.batch), config.flow.mel_bins
   if limits.seconds:
     for s in b.up_to("seconds", limits.seconds):
-      yield stages.analyse_program, [*_wave(s * SAMPLE_RATE), *_wave(s * 16_000)]
+      yield stages.analyse_program, [*_wave(s * config.audio.sample_rate), *_wave(s * 16_000)]
   if limits.sources:
     for s in b.up_to("source_seconds", windows.WINDOW // 100):
       yield stages.log_mel_program, _wave(s * 16_000)
@@ -78,14 +77,16 @@ def _plan(stages: Stages, limits: Limits) -> Iterator[tuple[Program, list[Any]]]
       yield stages.tokenise_program, [_shape((1, T, config.speech_tokenizer.mel_bins)), _shape((1,), np.int32)]
   for B, L in itertools.product(batches, b.up_to("prefix", limits.prefix)):
     args = _like(lm_arrays([], B, L))
-    for S in b.up_to("cache", L + int(limits.text * config.lm.max_ratio)):
+    for S in b.up_to("cache", L + int(limits.text * config.lm.max_tokens_per_text)):
       if S > L:
         yield stages.prefill_programs[S], args
         yield stages.decode_program, [jax.eval_shape(stages.prefill_programs[S].function, stages.params, *args)]
-  nothing = Solve(np.zeros(0, np.int32), np.zeros((0, mel_bins), np.float32), np.zeros(config.flow.speaker))
+  nothing = Solve(np.zeros(0, np.int32), np.zeros((0, mel_bins), np.float32), np.zeros(config.flow.speaker_dim))
   for B, U in itertools.product(batches, b.up_to("tokens", limits.tokens)):
-    yield stages.solve_program, _like(flow_arrays([nothing], B, U, mel_bins))
-  for B, T in itertools.product(batches, b.up_to("frames", int(2 * limits.tokens / limits.slowest))):
+    yield stages.solve_program, _like(flow_arrays([nothing], B, U, config.audio))
+  for B, T in itertools.product(
+    batches, b.up_to("frames", int(config.audio.frames_per_token * limits.tokens / limits.slowest))
+  ):
     yield (
       stages.vocode_program,
       [_shape((B, T, mel_bins)), *(_shape((B,), t) for t in (np.int32, np.uint32, np.uint32))],

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.errors import BusyError, EngineError
 from cosyjax.inference.job import Job
 from cosyjax.inference.packets import Packet
@@ -197,7 +196,7 @@ class Worker:
     arrived = each(Job.take_text)
     begun = each(self._begin)
     answers = {jobs[0]: append for append, jobs in each(Job.answer) if append is not None}
-    size = lambda job: job.decoding.row.placed + answers[job].most
+    size = lambda job: job.decoding.row.placed + answers[job].max_tokens
     self._attempt(list(answers), lambda jobs: self._parts.lm.extend({j.slot: (answers[j], size(j)) for j in jobs}))
     return any(found for found, _ in [*arrived, *begun]) or bool(answers)
 
@@ -252,8 +251,8 @@ class Worker:
         if not job.packets:
           job.first_packet = now
         text = spoken.text_until(spoken.solved)
-        start, made = job.samples / SAMPLE_RATE, now - job.submitted
-        job.channel.put(Packet(job.packets, samples_A, start, text, made))
+        start, made = job.samples / job.rate, now - job.submitted
+        job.channel.put(Packet(job.packets, samples_A, start, text, made, job.rate))
         job.packets, job.samples = job.packets + 1, job.samples + len(samples_A)
 
   def _collect(self, started: Any, jobs: Sequence[Job]) -> None:

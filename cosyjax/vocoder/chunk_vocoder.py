@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.blocks import take
@@ -131,10 +131,10 @@ class Exact:
       zero_noise: no noise at all; `keys_B` is not read.
 
     Returns:
-      the new state, audio [B, A] with A = 480 (T + look_ahead), or 480 T if `last_B` is None,
+      the new state, audio [B, A] with A = hop (T + look_ahead), or hop T if `last_B` is None,
       0 past each row's end, and samples given in each row, int32 [B].
     """
-    look, row = self.look_ahead, _gather(state, rows_B)
+    look, hop, row = self.look_ahead, self.config.samples_per_frame, _gather(state, rows_B)
     kept, frames = row.mel_BTM.shape[1], mel_BTM.shape[1]
     width = kept + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
@@ -146,7 +146,7 @@ class Exact:
     f0_BT = jnp.where(final(row.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
     phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
     source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH, row.steps_B)
-    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+    source_BA = jnp.where(padding_mask(sizes_B * hop, width * hop), source_BA, 0)
 
     start_B = jnp.maximum(row.held_B - look, 0)
     end_B = jnp.maximum(sizes_B - look, 0)
@@ -154,10 +154,10 @@ class Exact:
     if last_B is not None:
       end_B, count = jnp.where(last_B, sizes_B, end_B), frames + look
     wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B, (start_B, count))
-    samples_B = (end_B - start_B) * HOP
+    samples_B = (end_B - start_B) * hop
 
     gone_B = jnp.maximum(sizes_B - kept, 0)
-    passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT), 0)
+    passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT, self.config.sample_rate), 0)
     row = ExactState(
       mel_BTM=take(window_BTM, gone_B, kept),
       f0_BT=take(jnp.where(final(sizes_B), f0_BT, 0), gone_B, kept),
@@ -212,8 +212,8 @@ class Released:
     """State of `batch` rows that have seen nothing."""
     return ReleasedState(
       mel_BTM=jnp.zeros((batch, _FADE, self.config.mel_bins)),
-      source_BA=jnp.zeros((batch, _FADE * HOP)),
-      wave_BA=jnp.zeros((batch, _FADE * HOP)),
+      source_BA=jnp.zeros((batch, _FADE * self.config.samples_per_frame)),
+      wave_BA=jnp.zeros((batch, _FADE * self.config.samples_per_frame)),
       held_B=jnp.zeros((batch,), jnp.int32),
       first_B=jnp.zeros((batch,), jnp.int32),
     )
@@ -241,7 +241,8 @@ class Released:
     than 8 frames in a first packet wait for the next step.
     """
     row = _gather(state, rows_B)
-    frames, fade = mel_BTM.shape[1], _FADE * HOP
+    frames, hop = mel_BTM.shape[1], self.config.samples_per_frame
+    fade = _FADE * hop
     width = _FADE + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
     window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
@@ -251,7 +252,7 @@ class Released:
     phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
     source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH)
     source_BA = source_BA.at[:, :fade].set(jnp.where(later_B1, row.source_BA, source_BA[:, :fade]))
-    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+    source_BA = jnp.where(padding_mask(sizes_B * hop, width * hop), source_BA, 0)
     wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B)
     rise_A, fall_A = np.split(np.hamming(2 * fade).astype(np.float32), 2)
     faded_BA = wave_BA[:, :fade] * rise_A + row.wave_BA * fall_A
@@ -261,17 +262,17 @@ class Released:
     idle_B = lengths_B == 0
     new = ReleasedState(
       mel_BTM=take(window_BTM, gone_B, _FADE),
-      source_BA=take(source_BA, gone_B * HOP, fade),
-      wave_BA=take(wave_BA, gone_B * HOP, fade),
+      source_BA=take(source_BA, gone_B * hop, fade),
+      wave_BA=take(wave_BA, gone_B * hop, fade),
       held_B=sizes_B - gone_B,
       first_B=row.first_B + gone_B,
     )
     row = _where(idle_B, row, new)
-    samples_B = gone_B * HOP
+    samples_B = gone_B * hop
     if last_B is not None:
-      samples_B = jnp.where(last_B, sizes_B * HOP, samples_B)
+      samples_B = jnp.where(last_B, sizes_B * hop, samples_B)
     else:
-      wave_BA = wave_BA[:, : frames * HOP]
+      wave_BA = wave_BA[:, : frames * hop]
     return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
 
 
@@ -314,8 +315,8 @@ def _noise(
 ) -> tuple[jax.Array, jax.Array]:
   harmonics, batch = config.harmonics + 1, first_B.shape[0]
   if zero:
-    return jnp.zeros((batch, harmonics)), jnp.zeros((batch, frames * HOP, harmonics))
-  return jax.vmap(lambda key, first: request_phase_noise(key, frames, harmonics, first=first))(keys_B, first_B)
+    return jnp.zeros((batch, harmonics)), jnp.zeros((batch, frames * config.samples_per_frame, harmonics))
+  return jax.vmap(lambda key, first: request_phase_noise(key, frames, config, first=first))(keys_B, first_B)
 
 
 def _cut(wave_BA: jax.Array, samples_B: jax.Array) -> jax.Array:
