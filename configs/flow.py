@@ -31,9 +31,9 @@ def tiny() -> Config:
     run=RunConfig(steps=1500, eval_every=250, eval_batches=4, save_every=250),
     flow=FlowConfig(
       token_width=64,
-      speaker=24,
-      encoder=FlowEncoderConfig(width=64, heads=4, ffn=128, blocks=2, up_blocks=2),
-      unet=UNetConfig(channels=32, heads=2, head_dim=16, blocks=1, mid_stages=2),
+      speaker_dim=24,
+      encoder=FlowEncoderConfig(width=64, heads=4, ffn=128, layers=2, up_layers=2),
+      estimator=UNetConfig(channels=32, heads=2, head_dim=16, transformer_layers=1, mid_layers=2),
     ),
     objective=FlowObjective(),
     data=DataConfig(seconds=32.0, buckets=(4.0, 8.0)),

@@ -31,7 +31,7 @@ def config() -> Config:
 def tiny() -> Config:
   """Eight dense layers instead of 52: a couple of minutes to compile, a few to train."""
   speaker = SpeakerConfig(
-    embedding=24, growth=8, width=32, head_channels=8, blocks=(2, 4, 2), kernels=(3, 3, 3), dilations=(1, 2, 2)
+    speaker_dim=24, growth=8, width=32, head_channels=8, layers=(2, 4, 2), kernels=(3, 3, 3), dilations=(1, 2, 2)
   )
   return Config(
     speaker=speaker,

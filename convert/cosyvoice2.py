@@ -59,9 +59,11 @@ def convert_release(source: Path | Release) -> tuple[config_lib.ModelConfig, dic
     "speech_tokenizer": table_speech_tokenizer.tensors(read_onnx(release.files["speech_tokenizer"])),
     "speaker": table_speaker.tensors(read_onnx(release.files["speaker"])),
   }
+  flow = table_flow.config_of(yaml, tensors["flow"])
   config = config_lib.ModelConfig(
+    audio=_audio_of(yaml, flow),
     lm=table_lm.config_of(qwen, tensors["lm"], yaml),
-    flow=table_flow.config_of(yaml, tensors["flow"]),
+    flow=flow,
     vocoder=table_vocoder.config_of(yaml, tensors["vocoder"]),
     speech_tokenizer=table_speech_tokenizer.config_of(tensors["speech_tokenizer"]),
     speaker=table_speaker.config_of(tensors["speaker"]),
@@ -78,6 +80,16 @@ def convert_release(source: Path | Release) -> tuple[config_lib.ModelConfig, dic
   for name in config_lib.COMPONENTS:
     results[name] = convert(f"{name} ({release.files[name].name})", tensors.pop(name), tables[name], abstract[name])
   return config, results
+
+
+def _audio_of(yaml: dict[str, Any], flow: config_lib.FlowConfig) -> config_lib.AudioConfig:
+  """Mel settings of `cosyvoice2.yaml`; the release's where it is silent."""
+  told = yaml.get("feat_extractor")
+  told = told if isinstance(told, dict) else {}
+  names = {"sampling_rate": "sample_rate", "hop_size": "hop", "n_fft": "n_fft", "win_size": "win"}
+  found = {ours: told[theirs] for theirs, ours in names.items() if isinstance(told.get(theirs), int)}
+  found |= {name: float(told[name]) for name in ("fmin", "fmax") if isinstance(told.get(name), int | float)}
+  return config_lib.AudioConfig(**found, mel_bins=flow.mel_bins, frames_per_token=flow.frames_per_token)
 
 
 def report(results: dict[str, Converted]) -> str:
@@ -133,7 +145,7 @@ def _voices(release: Release, tokenizer: TextTokenizer, config: config_lib.Model
   """File name -> voice, of a release's table of speakers."""
   if release.voices is None:
     return {}
-  found = read_voices(release.voices, tokenizer, config.speaker.embedding, config.flow.mel_bins)
+  found = read_voices(release.voices, tokenizer, config.speaker.speaker_dim, config.flow.mel_bins)
   voices: dict[str, Voice] = {}
   for speaker, voice in found.items():
     name = file_name(speaker)

@@ -16,7 +16,7 @@ _STAGES = ((r"down_blocks\.0", "down"), (r"mid_blocks\.(\d+)", r"mid_\1"), (r"up
 
 def table(config: FlowConfig) -> Table:
   """Rules for every tensor of the flow."""
-  return Table((*_front(), *_encoder(config.encoder), *_unet(config.unet)))
+  return Table((*_front(), *_encoder(config.encoder), *_unet(config.estimator)))
 
 
 def config_of(yaml: dict[str, Any] | None, tensors: Tensors) -> FlowConfig:
@@ -55,14 +55,15 @@ def config_of(yaml: dict[str, Any] | None, tensors: Tensors) -> FlowConfig:
       f"flow: decoder.estimator has num_heads {heads} and attention_head_dim {head_dim},"
       f" but {unet}down_blocks.0.1.0.attn1.to_q.weight has {inner} rows"
     )
-  codes, token_width = shape("input_embedding.weight")
-  mel_bins, speaker = shape("spk_embed_affine_layer.weight")
+  codebook_size, token_width = shape("input_embedding.weight")
+  mel_bins, speaker_dim = shape("spk_embed_affine_layer.weight")
   default = FlowConfig()
   return FlowConfig(
-    codes=codes,
+    codebook_size=codebook_size,
     token_width=token_width,
     mel_bins=mel_bins,
-    speaker=speaker,
+    frames_per_token=(shape("encoder.up_layer.conv.weight")[2] - 1) // 2,
+    speaker_dim=speaker_dim,
     chunk=_number(flow.get("encoder") or {}, "static_chunk_size", _number(yaml or {}, "chunk_size", default.chunk)),
     guidance=float(_number(matching, "inference_cfg_rate", default.guidance)),
     sigma_min=float(_number(matching, "sigma_min", default.sigma_min)),
@@ -70,16 +71,16 @@ def config_of(yaml: dict[str, Any] | None, tensors: Tensors) -> FlowConfig:
       width=shape("encoder.after_norm.weight")[0],
       heads=shape("encoder.encoders.0.self_attn.pos_bias_u")[0],
       ffn=shape("encoder.encoders.0.feed_forward.w_1.weight")[0],
-      blocks=count("encoder.encoders.{}.norm_mha.weight"),
-      up_blocks=count("encoder.up_encoders.{}.norm_mha.weight"),
+      layers=count("encoder.encoders.{}.norm_mha.weight"),
+      up_layers=count("encoder.up_encoders.{}.norm_mha.weight"),
       lookahead=shape("encoder.pre_lookahead_layer.conv1.weight")[2] - 1,
     ),
-    unet=UNetConfig(
+    estimator=UNetConfig(
       channels=shape(unet + "final_proj.weight")[1],
       heads=heads,
       head_dim=head_dim,
-      blocks=count(unet + "down_blocks.0.1.{}.norm1.weight"),
-      mid_stages=count(unet + "mid_blocks.{}.0.res_conv.weight"),
+      transformer_layers=count(unet + "down_blocks.0.1.{}.norm1.weight"),
+      mid_layers=count(unet + "mid_blocks.{}.0.res_conv.weight"),
     ),
   )
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from convert.engine import Rule, Table, Tensors, Transform
-from cosyjax.config import LMConfig
+from cosyjax.config import LMConfig, SpeechVocab
 from cosyjax.errors import ConversionError
 
 _LAYER = r"llm\.model\.model\.layers\.(\d+)\."
@@ -66,7 +66,7 @@ def config_of(hf_config: dict[str, Any], tensors: Tensors, yaml: dict[str, Any] 
       heads=hf_config["num_attention_heads"],
       kv_heads=hf_config["num_key_value_heads"],
       text_vocab=tensors[_TEXT].shape[0],
-      speech_codes=tensors[_SPEECH].shape[0] - 3,
+      speech_vocab=SpeechVocab(tensors[_SPEECH].shape[0] - SpeechVocab.special_rows),
       rope_theta=float(hf_config["rope_theta"] if "rope_theta" in hf_config else rope["rope_theta"]),
       norm_eps=float(hf_config["rms_norm_eps"]),
       **_settings((yaml or {}).get("llm") or {}),
@@ -97,10 +97,10 @@ def _shapes(c: LMConfig) -> dict[str, tuple[int, ...]]:
   """Shapes that one layer and the tables around the stack must have."""
   layer, kv = "llm.model.model.layers.0.", c.kv_heads * c.head_dim
   return {
-    "llm_embedding.weight": (2, c.width),
+    "llm_embedding.weight": (c.speech_vocab.own_rows, c.width),
     _TEXT: (c.text_vocab, c.width),
-    _SPEECH: (c.speech_vocab, c.width),
-    "llm_decoder.weight": (c.speech_vocab, c.width),
+    _SPEECH: (c.speech_vocab.rows, c.width),
+    "llm_decoder.weight": (c.speech_vocab.rows, c.width),
     layer + "self_attn.q_proj.weight": (c.heads * c.head_dim, c.width),
     layer + "self_attn.k_proj.weight": (kv, c.width),
     layer + "mlp.gate_proj.weight": (c.ffn, c.width),

@@ -84,12 +84,12 @@ def config_of(tensors: Tensors) -> SpeakerConfig:
     kernels = tuple(tensors[f"block_{i}.layer_0.local.weight"].shape[2] for i in range(len(layers)))
     return SpeakerConfig(
       mel_bins=front // head_channels * 8,
-      embedding=tensors["embedding.weight"].shape[0],
+      speaker_dim=tensors["embedding.weight"].shape[0],
       growth=growth,
       bottleneck=bottleneck // growth,
       width=width,
       head_channels=head_channels,
-      blocks=tuple(layers[i] for i in range(len(layers))),
+      layers=tuple(layers[i] for i in range(len(layers))),
       kernels=kernels,
       dilations=SpeakerConfig().dilations[: len(layers)],
     )

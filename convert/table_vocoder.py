@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convert.engine import Rule, Table, conv1d, conv1d_transposed, linear
-from cosyjax.config import SAMPLE_RATE, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.errors import ConversionError
 
 # Weights with weight norm, of which `hift.pt` has length and direction.
@@ -89,7 +89,7 @@ def config_of(settings: Mapping[str, Any] | None, tensors: Mapping[str, np.ndarr
 def _check(config: VocoderConfig, told: Mapping[str, Any], stft: Mapping[str, Any]) -> None:
   """Refuses a YAML that says something else than the tensors, or a vocoder of another rate."""
   found = {
-    "sampling_rate": (SAMPLE_RATE, told.get("sampling_rate")),
+    "sampling_rate": (config.sample_rate, told.get("sampling_rate")),
     "in_channels": (config.mel_bins, told.get("in_channels")),
     "base_channels": (config.channels, told.get("base_channels")),
     "nb_harmonics": (config.harmonics, told.get("nb_harmonics")),

@@ -9,14 +9,14 @@ from cosyjax.config import ModelConfig
 def cosyvoice2_yaml(config: ModelConfig) -> str:
   """`cosyvoice2.yaml`: the objects that the public code builds, and their sizes."""
   lm, flow, hift = config.lm, config.flow, config.vocoder
-  encoder, unet = flow.encoder, flow.unet
+  encoder, unet = flow.encoder, flow.estimator
   rows = lambda value: json.dumps(value)
   return f"""\
 # Sizes of a model exported by cosyjax.
 sample_rate: 24000
 llm_input_size: {lm.width}
 llm_output_size: {lm.width}
-spk_embed_dim: {flow.speaker}
+spk_embed_dim: {flow.speaker_dim}
 qwen_pretrain_path: ''
 token_frame_rate: 25
 token_mel_ratio: 2
@@ -26,7 +26,7 @@ num_decoding_left_chunks: -1
 llm: !new:cosyvoice.llm.llm.Qwen2LM
     llm_input_size: !ref <llm_input_size>
     llm_output_size: !ref <llm_output_size>
-    speech_token_size: {lm.speech_codes}
+    speech_token_size: {lm.speech_vocab.codebook_size}
     mix_ratio: [{lm.mix_text}, {lm.mix_speech}]
     llm: !new:cosyvoice.llm.llm.Qwen2Encoder
         pretrain_path: !ref <qwen_pretrain_path>
@@ -40,7 +40,7 @@ flow: !new:cosyvoice.flow.flow.CausalMaskedDiffWithXvec
     input_size: {flow.token_width}
     output_size: {flow.mel_bins}
     spk_embed_dim: !ref <spk_embed_dim>
-    vocab_size: {flow.codes}
+    vocab_size: {flow.codebook_size}
     input_frame_rate: !ref <token_frame_rate>
     token_mel_ratio: !ref <token_mel_ratio>
     pre_lookahead_len: {encoder.lookahead}
@@ -48,7 +48,7 @@ flow: !new:cosyvoice.flow.flow.CausalMaskedDiffWithXvec
         output_size: {encoder.width}
         attention_heads: {encoder.heads}
         linear_units: {encoder.ffn}
-        num_blocks: {encoder.blocks}
+        num_blocks: {encoder.layers}
         dropout_rate: 0.1
         positional_dropout_rate: 0.1
         attention_dropout_rate: 0.1
@@ -78,8 +78,8 @@ flow: !new:cosyvoice.flow.flow.CausalMaskedDiffWithXvec
             channels: [{unet.channels}]
             dropout: 0.0
             attention_head_dim: {unet.head_dim}
-            n_blocks: {unet.blocks}
-            num_mid_blocks: {unet.mid_stages}
+            n_blocks: {unet.transformer_layers}
+            num_mid_blocks: {unet.mid_layers}
             num_heads: {unet.heads}
             act_fn: 'gelu'
             static_chunk_size: !ref <chunk_size> * <token_mel_ratio>

@@ -1,6 +1,6 @@
 """The model directory: writing it whole or not at all, and reading it into any sharding.
 
-config.json       every size and constant needed to build the modules, and the format version
+config.json       every size and constant needed to build the modules, with the format and the model's family
 params/           Orbax, one item per component: lm, flow, vocoder, speech_tokenizer, speaker
 text_tokenizer/   the Qwen tokenizer files, special tags added
 voices/           voice profiles
@@ -18,10 +18,9 @@ import jax
 import numpy as np
 
 from cosyjax import config as config_lib
+from cosyjax import config_format
 from cosyjax.errors import CheckpointError, ConfigError, OutputError
 from cosyjax.files import whole
-
-FORMAT = 1
 
 
 def save_model(
@@ -54,7 +53,8 @@ def save_model(
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise OutputError(f"{path} is already there and not an empty directory; name another or remove it")
   with whole(path, directory=True) as work:
-    info = {"format": FORMAT, "model": config_lib.to_dict(config)}
+    model = config_lib.to_dict(config)
+    info = {"format": config_format.FORMAT, "family": model.pop("family"), "model": model}
     if source is not None:
       info["source"] = dict(source)
     (work / "config.json").write_text(json.dumps(info, indent=2) + "\n")
@@ -69,10 +69,10 @@ def save_model(
 
 
 def load_config(path: str | Path) -> config_lib.ModelConfig:
-  """Reads `config.json` of a model directory.
+  """Reads `config.json` of a model directory, of this format or an earlier one.
 
   Raises:
-    CheckpointError: no such directory, no or unreadable config, or a format of another version.
+    CheckpointError: no such directory, no or unreadable config, or an unknown format.
   """
   file = Path(path) / "config.json"
   try:
@@ -83,13 +83,10 @@ def load_config(path: str | Path) -> config_lib.ModelConfig:
     raise CheckpointError(f"{path} is no model directory: it has no config.json{hint if official else ''}") from None
   except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
     raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
-  if not isinstance(info, dict) or info.get("format") != FORMAT:
-    found = info.get("format") if isinstance(info, dict) else type(info).__name__
-    raise CheckpointError(f"{file}: expected format {FORMAT}, found {found}; convert the weights again")
   try:
-    return config_lib.from_dict(info.get("model"), where=str(file))
+    return config_lib.from_dict(config_format.upgrade(info), where="model")
   except ConfigError as error:
-    raise CheckpointError(str(error)) from error
+    raise CheckpointError(f"{file}: {error}") from error
 
 
 def load_params(path: str | Path, component: str, abstract: Any, shardings: Any = None) -> Any:

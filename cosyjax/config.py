@@ -1,21 +1,115 @@
-"""Frozen model configurations: one dataclass per network, one for the whole model.
+"""Frozen model configurations: a model is a value.
 
-Two presets: `cosyvoice2()` has the sizes of the official 0.5 B release, `tiny()` runs in
-seconds on a laptop. Every field that changes a parameter's shape or a request's result
-lives here and travels in the model directory's `config.json`; nothing else does.
+One dataclass for the audio that all parts agree on, one for the ids of the speech vocabulary, one for
+each network, one for the whole model. Every field that changes a parameter's shape or a request's
+result stands here and travels in the model directory's `config.json`; nothing else does.
+
+A network's configuration is all that its modules read, so sizes that several networks share stand in
+each of them: `ModelConfig` refuses values that disagree, and `assemble` makes them agree. Where a
+network has several kinds, the type of its configuration says which (`cosyjax.networks`).
 """
 
 import dataclasses
-import types
-import typing
-from typing import Any
+import math
+from typing import Any, ClassVar
 
+from cosyjax import config_dict
+from cosyjax.config_dict import to_dict as to_dict
 from cosyjax.errors import ConfigError
 
-SAMPLE_RATE = 24_000  # Hz, of the synthesised audio
-TOKEN_RATE = 25  # speech tokens a second
-MEL_RATE = 50  # mel frames a second, twice the token rate
-HOP = SAMPLE_RATE // MEL_RATE  # 480 samples of audio in a mel frame
+COMPONENTS = ("lm", "flow", "vocoder", "speech_tokenizer", "speaker")
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig:
+  """Synthesised audio, and the log-mel spectrogram that flow and vocoder exchange."""
+
+  sample_rate: int = 24_000  # Hz
+  hop: int = 480  # samples from one mel frame to the next
+  n_fft: int = 1920
+  win: int = 1920  # samples under the window, at most n_fft
+  mel_bins: int = 80
+  fmin: float = 0.0  # Hz, lower edge of the first mel filter
+  fmax: float | None = 8000.0  # Hz, upper edge of the last one; half the sample rate if None
+  frames_per_token: int = 2  # mel frames in a speech token
+
+  def __post_init__(self) -> None:
+    if self.sample_rate % self.samples_per_token:
+      raise ConfigError(
+        f"audio: {self.sample_rate} Hz is no whole number of tokens of {self.samples_per_token} samples"
+      )
+    if not self.hop <= self.n_fft or not 0 < self.win <= self.n_fft or (self.n_fft - self.hop) % 2:
+      raise ConfigError(f"audio: expected win and hop up to n_fft, and n_fft - hop even, found {self}")
+
+  @property
+  def frame_rate(self) -> int:
+    """Mel frames a second."""
+    return self.sample_rate // self.hop
+
+  @property
+  def token_rate(self) -> int:
+    """Speech tokens a second."""
+    return self.sample_rate // self.samples_per_token
+
+  @property
+  def samples_per_token(self) -> int:
+    """Audio samples in a speech token."""
+    return self.hop * self.frames_per_token
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechVocab:
+  """Speech ids of the LM: C codes of the speech tokenizer, then the special tokens.
+
+  Special tokens are named by their place among the special rows: place p is id C + p. The defaults are
+  those of CosyVoice 2; CosyVoice 3 has 200 special rows, start and turn among them, and no bias.
+  """
+
+  codebook_size: int = 6561  # C
+  special_rows: int = 3  # rows after the codes, in the speech embedding and in the head
+  end: int = 0  # target after the last speech token
+  fill: int = 2  # target where the next group of streamed text is due
+  ends_known: tuple[int, ...] = (0, 1, 2)  # places that end a segment whose text is all known
+  ends_streamed: tuple[int, ...] = (0,)  # places that end a segment of streamed text; others but fill are errors
+  # Start of sequence and turn of speech: rows of an embedding of their own, or (own_rows 0) places as above.
+  own_rows: int = 2
+  start: int = 0
+  turn: int = 1
+  head_bias: bool = True
+
+  def __post_init__(self) -> None:
+    places = {"end": self.end, "fill": self.fill}
+    places |= {f"ends_known {p}": p for p in self.ends_known} | {f"ends_streamed {p}": p for p in self.ends_streamed}
+    wrong = [name for name, place in places.items() if not 0 <= place < self.special_rows]
+    limit = self.own_rows or self.special_rows
+    wrong += [name for name in ("start", "turn") if not 0 <= getattr(self, name) < limit]
+    if wrong:
+      raise ConfigError(f"speech_vocab: {', '.join(wrong)}: no such row among {self.special_rows} special ones")
+
+  @property
+  def rows(self) -> int:
+    """Rows of the speech embedding and of the head."""
+    return self.codebook_size + self.special_rows
+
+  @property
+  def end_id(self) -> int:
+    """Id of the target after the last speech token."""
+    return self.codebook_size + self.end
+
+  @property
+  def fill_id(self) -> int:
+    """Id that asks for the next group of streamed text."""
+    return self.codebook_size + self.fill
+
+  @property
+  def start_id(self) -> int:
+    """Id of the start of sequence, in the table that `own_rows` says."""
+    return self.start if self.own_rows else self.codebook_size + self.start
+
+  @property
+  def turn_id(self) -> int:
+    """Id of the turn of speech, in the table that `own_rows` says."""
+    return self.turn if self.own_rows else self.codebook_size + self.turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +118,16 @@ class TextConfig:
 
   split_cjk: bool = False  # split BPE tokens of several Chinese characters (paper 2.1); the release does not
   normalise: bool = True  # read out numbers and symbols
-  min_tokens: int = 60  # a piece of long text is not closed below this many tokens ...
+  min_tokens: int = 60  # a segment of long text is not closed below this many tokens ...
   max_tokens: int = 80  # ... and is closed before it grows past this many
-  merge_tokens: int = 20  # a last piece shorter than this joins the one before
+  merge_tokens: int = 20  # a last segment shorter than this joins the one before
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechTokenizerConfig:
   """Speech tokenizer: 16 kHz log-mel to 25 Hz ids (paper 2.2)."""
+
+  token_rate: ClassVar[int] = 25  # Hz: two halvings of 100 Hz frames
 
   mel_bins: int = 128
   width: int = 1280
@@ -43,6 +139,7 @@ class SpeechTokenizerConfig:
 
   @property
   def codebook_size(self) -> int:
+    """Number of codes."""
     return self.fsq_levels**self.fsq_dims
 
 
@@ -51,12 +148,12 @@ class SpeakerConfig:
   """CAM++ speaker encoder (Wang et al. 2023)."""
 
   mel_bins: int = 80
-  embedding: int = 192
+  speaker_dim: int = 192
   growth: int = 32
   bottleneck: int = 4  # width of a dense layer's bottleneck, in growths
   width: int = 128  # channels out of the first time-delay layer
   head_channels: int = 32  # channels of the two-dimensional front
-  blocks: tuple[int, ...] = (12, 24, 16)
+  layers: tuple[int, ...] = (12, 24, 16)  # of each densely connected group
   kernels: tuple[int, ...] = (3, 3, 3)
   dilations: tuple[int, ...] = (1, 2, 2)
   # Sum of a short last context segment over a full segment's length: what ONNX Runtime made of the released graph
@@ -74,7 +171,7 @@ class LMConfig:
   heads: int = 14
   kv_heads: int = 2
   text_vocab: int = 151_936
-  speech_codes: int = 6561  # C; rows C (end), C+1 (stop), C+2 (fill) follow in embedding and head
+  speech_vocab: SpeechVocab = SpeechVocab()
   rope_theta: float = 1_000_000.0
   norm_eps: float = 1e-6
   mix_text: int = 5  # N of the interleaved layout
@@ -84,39 +181,26 @@ class LMConfig:
   top_k: int = 25
   repeat_window: int = 10
   repeat_rate: float = 0.1  # tau: redraw if the id fills at least this share of the window
-  min_ratio: float = 2.0  # speech tokens per new text token: no end below ...
-  max_ratio: float = 20.0  # ... and stop at
+  min_tokens_per_text: float = 2.0  # speech tokens per new text token: no end below ...
+  max_tokens_per_text: float = 20.0  # ... and stop at
 
   @property
   def head_dim(self) -> int:
+    """Width of an attention head."""
     return self.width // self.heads
-
-  @property
-  def speech_vocab(self) -> int:
-    return self.speech_codes + 3
-
-  @property
-  def end_id(self) -> int:
-    return self.speech_codes
-
-  @property
-  def stop_id(self) -> int:
-    return self.speech_codes + 1
-
-  @property
-  def fill_id(self) -> int:
-    return self.speech_codes + 2
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowEncoderConfig:
-  """Token encoder of the flow: look-ahead convolution, attention, upsampling by two."""
+  """Token encoder of the flow: look-ahead convolution, attention, upsampling to mel frames."""
+
+  type: ClassVar[str] = "transformer"
 
   width: int = 512
   heads: int = 8
   ffn: int = 2048
-  blocks: int = 6  # at 25 Hz
-  up_blocks: int = 4  # at 50 Hz
+  layers: int = 6  # at the rate of tokens
+  up_layers: int = 4  # at the rate of mel frames
   lookahead: int = 3  # tokens
 
 
@@ -124,33 +208,39 @@ class FlowEncoderConfig:
 class UNetConfig:
   """Velocity network of the flow: causal one-dimensional UNet without resampling."""
 
+  type: ClassVar[str] = "unet"
+
   channels: int = 256
   heads: int = 8
   head_dim: int = 64
-  blocks: int = 4  # transformer blocks per stage
-  mid_stages: int = 12
+  transformer_layers: int = 4  # in each of the UNet's layers
+  mid_layers: int = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
   """Conditional flow matching from speech tokens to mel (paper 2.4)."""
 
-  codes: int = 6561
+  codebook_size: int = 6561
   token_width: int = 512  # token embedding
   mel_bins: int = 80
-  speaker: int = 192
-  chunk: int = 25  # M in tokens; twice that in mel frames
+  frames_per_token: int = 2
+  speaker_dim: int = 192
+  chunk: int = 25  # M in tokens
   steps: int = 10
   guidance: float = 0.7
   sigma_min: float = 1e-6
   encoder: FlowEncoderConfig = FlowEncoderConfig()
-  unet: UNetConfig = UNetConfig()
+  estimator: UNetConfig = UNetConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig:
   """HiFT vocoder: f0, harmonic source, iSTFT generator."""
 
+  type: ClassVar[str] = "hift"
+
+  sample_rate: int = 24_000
   mel_bins: int = 80
   channels: int = 512
   f0_channels: int = 512
@@ -169,11 +259,26 @@ class VocoderConfig:
   source_noise: float = 0.003
   voiced_threshold: float = 10.0  # Hz
 
+  @property
+  def samples_per_frame(self) -> int:
+    """Audio samples of a mel frame."""
+    return self.hop * math.prod(self.upsample_rates)
+
+  @property
+  def frame_rate(self) -> int:
+    """Mel frames a second."""
+    return self.sample_rate // self.samples_per_frame
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Everything needed to build the five networks and the text front end."""
+  """Everything needed to build the five networks and the text front end.
 
+  `family` names the release or recipe that a model follows; programs show it, and no module reads it.
+  """
+
+  family: str = "cosyvoice2"
+  audio: AudioConfig = AudioConfig()
   text: TextConfig = TextConfig()
   speech_tokenizer: SpeechTokenizerConfig = SpeechTokenizerConfig()
   speaker: SpeakerConfig = SpeakerConfig()
@@ -181,11 +286,13 @@ class ModelConfig:
   flow: FlowConfig = FlowConfig()
   vocoder: VocoderConfig = VocoderConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_agreement(self)
 
-
-COMPONENTS = ("lm", "flow", "vocoder", "speech_tokenizer", "speaker")
+  @property
+  def speech_vocab(self) -> SpeechVocab:
+    """Speech ids, which the LM's configuration holds."""
+    return self.lm.speech_vocab
 
 
 def cosyvoice2() -> ModelConfig:
@@ -195,15 +302,14 @@ def cosyvoice2() -> ModelConfig:
 
 def tiny() -> ModelConfig:
   """A model of the same build and a thousandth of the size, for tests and the demo."""
-  return ModelConfig(
+  return assemble(
     speech_tokenizer=SpeechTokenizerConfig(width=128, heads=2, layers=2),
-    speaker=SpeakerConfig(embedding=24, growth=8, width=32),
+    speaker=SpeakerConfig(speaker_dim=24, growth=8, width=32),
     lm=LMConfig(width=64, ffn=128, layers=3, heads=4, kv_heads=2, text_vocab=512),
     flow=FlowConfig(
       token_width=64,
-      speaker=24,
-      encoder=FlowEncoderConfig(width=64, heads=4, ffn=128, blocks=2, up_blocks=2),
-      unet=UNetConfig(channels=32, heads=2, head_dim=16, blocks=1, mid_stages=2),
+      encoder=FlowEncoderConfig(width=64, heads=4, ffn=128, layers=2, up_layers=2),
+      estimator=UNetConfig(channels=32, heads=2, head_dim=16, transformer_layers=1, mid_layers=2),
     ),
     vocoder=VocoderConfig(channels=64, f0_channels=32),
   )
@@ -212,60 +318,50 @@ def tiny() -> ModelConfig:
 PRESETS = {"cosyvoice2": cosyvoice2, "tiny": tiny}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-  """Plain nested dict of a configuration, ready for JSON."""
-  return dataclasses.asdict(config)
+def assemble(**parts: Any) -> ModelConfig:
+  """A model of the given parts, the others as by default, with the sizes made equal that several of them repeat.
 
-
-def from_dict(data: dict[str, Any], kind: type = ModelConfig, where: str = "config") -> Any:
-  """Rebuilds a configuration from `to_dict`'s output.
+  Mel bins, rates and frames per token are taken from `audio`, the codebook's size from the speech tokenizer, the
+  length of speaker vectors from the speaker encoder.
 
   Args:
-    data: nested dict, as read from JSON (lists stand for tuples).
-    kind: the dataclass to build.
-    where: name used in error messages.
+    parts: fields of `ModelConfig`.
 
   Raises:
-    ConfigError: a field is unknown, missing, or of the wrong type.
+    ConfigError: parts that cannot be made to agree, such as the vocoder's upsampling and the audio's hop.
   """
-  if not isinstance(data, dict):
-    raise ConfigError(f"{where}: expected an object, found {type(data).__name__}")
-  fields = {f.name: f.type for f in dataclasses.fields(kind)}
-  hints = typing.get_type_hints(kind)
-  unknown = sorted(set(data) - set(fields))
-  missing = sorted(set(fields) - set(data))
-  if unknown or missing:
-    raise ConfigError(f"{where}: unknown fields {unknown}, missing fields {missing} of {kind.__name__}")
-  return kind(**{name: _value(data[name], hints[name], f"{where}.{name}") for name in fields})
+  c = {f.name: parts.pop(f.name, f.default) for f in dataclasses.fields(ModelConfig)} | parts
+  audio, codes = c["audio"], c["speech_tokenizer"].codebook_size
+  shared = {"mel_bins": audio.mel_bins}
+  flow = shared | {"codebook_size": codes, "speaker_dim": c["speaker"].speaker_dim}
+  flow |= {"frames_per_token": audio.frames_per_token}
+  c["flow"] = dataclasses.replace(c["flow"], **flow)
+  c["vocoder"] = dataclasses.replace(c["vocoder"], **shared, sample_rate=audio.sample_rate)
+  vocab = dataclasses.replace(c["lm"].speech_vocab, codebook_size=codes)
+  c["lm"] = dataclasses.replace(c["lm"], speech_vocab=vocab)
+  return ModelConfig(**c)
 
 
-def _value(value: Any, hint: Any, where: str) -> Any:
-  if dataclasses.is_dataclass(hint):
-    return from_dict(value, hint, where)
-  if isinstance(hint, types.GenericAlias):  # tuple[X, ...]
-    if not isinstance(value, list | tuple):
-      raise ConfigError(f"{where}: expected a list, found {value!r}")
-    return tuple(_value(item, hint.__args__[0], where) for item in value)
-  if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-    raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
-  return value
+def from_dict(data: dict[str, Any], kind: Any = ModelConfig, where: str = "config") -> Any:
+  """Rebuilds a configuration from `to_dict`'s output; see `cosyjax.config_dict.from_dict`."""
+  return config_dict.from_dict(data, kind, where)
 
 
 def _check_agreement(c: ModelConfig) -> None:
-  """Refuses sizes under which one stage's output does not fit the next stage's input."""
+  """Refuses sizes under which one part's output does not fit the next part's input."""
+  codes, audio = c.lm.speech_vocab.codebook_size, c.audio
   pairs = {
-    "speech_tokenizer codes and lm.speech_codes": (c.speech_tokenizer.codebook_size, c.lm.speech_codes),
-    "lm.speech_codes and flow.codes": (c.lm.speech_codes, c.flow.codes),
-    "speaker.embedding and flow.speaker": (c.speaker.embedding, c.flow.speaker),
-    "flow.mel_bins and vocoder.mel_bins": (c.flow.mel_bins, c.vocoder.mel_bins),
+    "speech_tokenizer.codebook_size and lm.speech_vocab.codebook_size": (c.speech_tokenizer.codebook_size, codes),
+    "lm.speech_vocab.codebook_size and flow.codebook_size": (codes, c.flow.codebook_size),
+    "speaker.speaker_dim and flow.speaker_dim": (c.speaker.speaker_dim, c.flow.speaker_dim),
+    "audio.mel_bins and flow.mel_bins": (audio.mel_bins, c.flow.mel_bins),
+    "audio.mel_bins and vocoder.mel_bins": (audio.mel_bins, c.vocoder.mel_bins),
+    "audio.frames_per_token and flow.frames_per_token": (audio.frames_per_token, c.flow.frames_per_token),
+    "audio.token_rate and that of the speech tokenizer": (audio.token_rate, c.speech_tokenizer.token_rate),
+    "audio.sample_rate and vocoder.sample_rate": (audio.sample_rate, c.vocoder.sample_rate),
+    "audio.hop and samples per mel frame of the vocoder": (audio.hop, c.vocoder.samples_per_frame),
     "lm.width and lm.heads * lm.head_dim": (c.lm.width, c.lm.heads * c.lm.head_dim),
   }
-  rate = c.vocoder.hop
-  for factor in c.vocoder.upsample_rates:
-    rate *= factor
-  pairs["samples per mel frame and vocoder hop"] = (HOP, rate)
   wrong = [f"{name}: {a} and {b}" for name, (a, b) in pairs.items() if a != b]
   if c.lm.heads % c.lm.kv_heads:
     wrong.append(f"lm.heads {c.lm.heads} is no multiple of lm.kv_heads {c.lm.kv_heads}")

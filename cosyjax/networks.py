@@ -1,51 +1,67 @@
-"""The five networks of a model: their modules, and the shapes of their parameters."""
+"""The networks of a model: a table from the type of a configuration to its module, and parameters' shapes.
+
+Another kind of network is a module, a dataclass in `cosyjax.config` and a line in `NETWORKS`.
+"""
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import COMPONENTS, HOP, ModelConfig
-from cosyjax.flow.flow_model import Flow
-from cosyjax.flow.flow_model import init_arguments as flow_arguments
+from cosyjax.config import (
+  COMPONENTS,
+  FlowConfig,
+  LMConfig,
+  ModelConfig,
+  SpeakerConfig,
+  SpeechTokenizerConfig,
+  VocoderConfig,
+)
+from cosyjax.flow import flow_model
 from cosyjax.layers.basic import unbox
-from cosyjax.lm.text_speech_lm import TextSpeechLM
-from cosyjax.speaker.campplus import SpeakerEncoder
-from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
-from cosyjax.vocoder.hift import Vocoder
+from cosyjax.lm import text_speech_lm
+from cosyjax.speaker import campplus
+from cosyjax.speech_tokenizer import speech_encoder
+from cosyjax.vocoder import hift
+
+
+class Network(NamedTuple):
+  """How a network is made.
+
+  Attributes:
+    build: (configuration, compute dtype) to the module.
+    init_arguments: configuration to the arguments of a small call that creates every parameter.
+  """
+
+  build: Callable[[Any, Any], nn.Module]
+  init_arguments: Callable[[Any], tuple[Any, ...]]
+
+
+NETWORKS = {
+  LMConfig: Network(lambda c, dtype: text_speech_lm.TextSpeechLM(c, dtype), text_speech_lm.init_arguments),
+  FlowConfig: Network(lambda c, dtype: flow_model.Flow(c, dtype), flow_model.init_arguments),
+  VocoderConfig: Network(lambda c, dtype: hift.Vocoder(c), hift.init_arguments),
+  SpeechTokenizerConfig: Network(lambda c, dtype: speech_encoder.SpeechTokenizer(c), speech_encoder.init_arguments),
+  SpeakerConfig: Network(lambda c, dtype: campplus.SpeakerEncoder(c), campplus.init_arguments),
+}
 
 
 def networks(config: ModelConfig, dtype: Any = jnp.float32) -> dict[str, nn.Module]:
   """Component name -> module. `dtype` is the compute type of LM and flow; the rest is float32."""
-  return {
-    "lm": TextSpeechLM(config.lm, dtype=dtype),
-    "flow": Flow(config.flow, dtype=dtype),
-    "vocoder": Vocoder(config.vocoder),
-    "speech_tokenizer": SpeechTokenizer(config.speech_tokenizer),
-    "speaker": SpeakerEncoder(config.speaker),
-  }
+  parts = {name: getattr(config, name) for name in COMPONENTS}
+  return {name: NETWORKS[type(part)].build(part, dtype) for name, part in parts.items()}
 
 
 def init_params(config: ModelConfig, component: str, key: jax.Array) -> Any:
   """Random parameters of one component, boxed with their logical axes."""
-  module = networks(config)[component]
-  if component == "lm":
-    args = (jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 8), jnp.int32), jnp.array([8]))
-  elif component == "flow":
-    args = flow_arguments(config.flow)
-  elif component == "vocoder":
-    c, frames = config.vocoder, 8
-    phase_BH, noise_BAH = jnp.zeros((1, c.harmonics + 1)), jnp.zeros((1, frames * HOP, c.harmonics + 1))
-    args = (jnp.zeros((1, frames, c.mel_bins)), jnp.array([frames]), phase_BH, noise_BAH)
-  elif component == "speech_tokenizer":
-    args = (jnp.zeros((1, 64, config.speech_tokenizer.mel_bins)), jnp.array([64]))
-  else:
-    args = (jnp.zeros((1, 200, config.speaker.mel_bins)), jnp.array([200]))
-  return module.init(key, *args)["params"]
+  part = getattr(config, component)
+  network = NETWORKS[type(part)]
+  return network.build(part, jnp.float32).init(key, *network.init_arguments(part))["params"]
 
 
 def abstract_params(config: ModelConfig) -> dict[str, Any]:

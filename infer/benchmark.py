@@ -97,7 +97,7 @@ def open_model(args: argparse.Namespace, dtype: str, buckets: Buckets) -> Synthe
 
 def exact_buckets(args: argparse.Namespace) -> Buckets:
   """Buckets of just the sizes that are timed: no padding in the figures."""
-  prompt = round(args.prompt_seconds * config_lib.TOKEN_RATE)
+  prompt = round(args.prompt_seconds * config_lib.AudioConfig().token_rate)
   prefix = args.text + prompt + 2
   chunk = config_lib.FlowConfig().chunk
   return Buckets(
@@ -113,22 +113,23 @@ def exact_buckets(args: argparse.Namespace) -> Buckets:
 def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   """Figures of one row, as named in `FIGURES`."""
   loaded, config, rng = model.loaded, model.config, np.random.default_rng(shape.seed)
-  chunk, prompt = config.flow.chunk, round(shape.prompt_seconds * config_lib.TOKEN_RATE)
-  wave = rng.normal(0, 0.1, int(shape.prompt_seconds * config_lib.SAMPLE_RATE)).astype(np.float32)
-  tokens_U = rng.integers(0, config.lm.speech_codes, prompt + shape.tokens).astype(np.int32)
-  mel_TM = rng.normal(-5, 2, (2 * (prompt + shape.tokens), config.flow.mel_bins)).astype(np.float32)
-  speaker_E = rng.normal(size=config.flow.speaker).astype(np.float32)
+  audio, chunk = config.audio, config.flow.chunk
+  prompt = round(shape.prompt_seconds * audio.token_rate)
+  wave = rng.normal(0, 0.1, int(shape.prompt_seconds * audio.sample_rate)).astype(np.float32)
+  tokens_U = rng.integers(0, config.lm.speech_vocab.codebook_size, prompt + shape.tokens).astype(np.int32)
+  mel_TM = rng.normal(-5, 2, (audio.frames_per_token * (prompt + shape.tokens), audio.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=config.flow.speaker_dim).astype(np.float32)
   text = rng.integers(0, min(480, config.lm.text_vocab), shape.text).tolist()
-  voice = Voice(speaker_E, tokens_U[:prompt], mel_TM[: 2 * prompt], "prompt")
+  voice = Voice(speaker_E, tokens_U[:prompt], mel_TM[: audio.frames_per_token * prompt], "prompt")
   requests = [Request("", voice, shape.seed + i).resolved(config) for i in range(shape.batch)]
 
   def decode(count: int) -> list[Any]:
-    sequence = KnownText([], text, tokens_U[:prompt], count, count).opening()
+    sequence = KnownText(config.lm, [], text, tokens_U[:prompt], count, count).opening()
     return offline.decode(loaded, [(sequence, request, 0) for request in requests])
 
   chunks = lambda new: [Chunk(request, tokens_U[prompt : prompt + new], new) for request in requests]
   solve = lambda new: offline.solve(loaded, chunks(new))
-  vocode = lambda new: offline.vocode(loaded, chunks(new), [mel_TM[: 2 * new]] * shape.batch)
+  vocode = lambda new: offline.vocode(loaded, chunks(new), [mel_TM[: audio.frames_per_token * new]] * shape.batch)
 
   before = loaded.compile_seconds
   timed = lambda work: _median(work, shape.repeats)
@@ -147,7 +148,7 @@ def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   figures["d_fm_ms"] = timed(lambda: solve(min(chunk, shape.tokens))) / chunk
   figures["d_voc_ms"] = timed(lambda: vocode(min(chunk, shape.tokens))) / chunk
   figures["l_tts_ms"] = chunk * (figures["d_lm_ms"] + figures["d_fm_ms"] + figures["d_voc_ms"])
-  audio_ms = 1e3 * shape.batch * shape.tokens / config_lib.TOKEN_RATE
+  audio_ms = 1e3 * shape.batch * shape.tokens / audio.token_rate
   figures["rtf"] = (decode_ms + figures["flow_ms"] + figures["vocoder_ms"]) / audio_ms
   figures["audio_per_s"] = 1 / figures["rtf"]
   figures["compile_s"] = loaded.compile_seconds - before
@@ -202,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     "model": str(args.model or f"preset {args.preset}, random weights"),
   }
   print(", ".join(f"{k} {v}" for k, v in about.items()))
-  audio = f"{args.tokens} tokens = {args.tokens / config_lib.TOKEN_RATE:g} s of audio a row"
+  audio = f"{args.tokens} tokens = {args.tokens / config_lib.AudioConfig().token_rate:g} s of audio a row"
   print(f"{args.text} text ids, {args.prompt_seconds:g} s prompt, {audio}")
   print(table(rows))
   if args.json:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cosyjax.audio import check_target
-from cosyjax.config import SAMPLE_RATE
+from cosyjax.config import AudioConfig
 from cosyjax.errors import OutputError
 from infer import options
 
@@ -29,12 +29,13 @@ class Recording:
     target: its name when it is whole.
     part: its name until then.
     frames: samples so far.
+    rate: samples a second; may be set until the first are written.
   """
 
   def __init__(self, target: Path, raw: bool) -> None:
     self.target = Path(os.path.realpath(target))
     self.part = self.target.with_name(f"{self.target.stem}.part{self.target.suffix}")
-    self.frames = 0
+    self.frames, self.rate = 0, AudioConfig.sample_rate
     self._kind = "raw" if raw else self.target.suffix.lower()
     self._file: BinaryIO | None = None
     self._encoder: Any = None
@@ -63,11 +64,11 @@ class Recording:
     self._file = self.part.open("wb")
     if self._kind == ".wav":
       self._encoder = wave.open(self._file, "wb")  # noqa: SIM115
-      self._encoder.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+      self._encoder.setparams((1, 2, self.rate, 0, "NONE", ""))
     elif self._kind == ".flac":
       import soundfile
 
-      self._encoder = soundfile.SoundFile(str(self.part), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC")
+      self._encoder = soundfile.SoundFile(str(self.part), "w", self.rate, 1, "PCM_16", format="FLAC")
 
   def finish(self) -> Path:
     """The file takes its target's name, which is returned.
@@ -121,7 +122,7 @@ class Pipe:
   """Samples to standard output, or to a named pipe or device: nothing to rename, nothing to take back."""
 
   def __init__(self, target: Path | None) -> None:
-    self._target, self._file = target, None
+    self._target, self._file, self.rate = target, None, AudioConfig.sample_rate
 
   def write(self, samples_A: np.ndarray) -> None:
     """Raises BrokenPipeError when nobody reads any more, OutputError for the rest."""

@@ -29,7 +29,6 @@ from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 
-from cosyjax.config import MEL_RATE, TOKEN_RATE
 from cosyjax.errors import TextError
 from cosyjax.files import write_whole
 from cosyjax.flow.chunk_state import bytes_per_frame
@@ -135,7 +134,10 @@ def memory(engine: Engine) -> dict[str, int]:
   """Bytes: what a second of audio takes in the caches, and what all state takes now."""
   config, dtype = engine.model.config, jnp.dtype(engine.model.loaded.dtype)
   lm = 2 * config.lm.layers * config.lm.kv_heads * config.lm.head_dim * dtype.itemsize
-  per_second = {"flow_per_second": MEL_RATE * bytes_per_frame(config.flow, dtype), "lm_per_second": TOKEN_RATE * lm}
+  per_second = {
+    "flow_per_second": config.audio.frame_rate * bytes_per_frame(config.flow, dtype),
+    "lm_per_second": config.audio.token_rate * lm,
+  }
   return per_second | engine.memory()
 
 
@@ -145,6 +147,7 @@ def speak(engine: Engine, text: Any, voice: Any, sink: Recording | Pipe, args: a
   try:
     with engine.stream(text, voice, **options.asked(args)) as packets:
       for packet in packets:
+        sink.rate = packet.rate
         sink.write(packet.samples_A)
         heard.add(packet)
     print(f"wrote {sink.finish()}", file=sys.stderr)

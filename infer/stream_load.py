@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax import config as config_lib
 from cosyjax.analysis.profile import top_kernels
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
@@ -36,7 +35,7 @@ Ask = Callable[[int], tuple[Text, Voice]]  # a request's text and voice, by its 
 
 def forced(model: Synthesizer, ratio: float) -> Synthesizer:
   """The same model, with so many speech tokens per text id whatever the weights, and one utterance per text."""
-  lm = dataclasses.replace(model.config.lm, min_ratio=ratio, max_ratio=ratio)
+  lm = dataclasses.replace(model.config.lm, min_tokens_per_text=ratio, max_tokens_per_text=ratio)
   text = dataclasses.replace(model.config.text, min_tokens=HUGE, max_tokens=HUGE)
   return model.replace(dataclasses.replace(model.config, lm=lm, text=text))
 
@@ -55,10 +54,10 @@ def count_ids(model: Synthesizer, words: list[str]) -> int:
 
 def make_voice(model: Synthesizer, seconds: float, seed: int) -> Voice:
   """A voice of noise, with a transcript of usual length."""
-  rng, U = np.random.default_rng(seed), round(seconds * config_lib.TOKEN_RATE)
-  mel_TM = rng.normal(-5, 2, (2 * U, model.config.flow.mel_bins)).astype(np.float32)
-  speaker_E = rng.normal(size=model.config.flow.speaker).astype(np.float32)
-  tokens_U = rng.integers(0, model.config.lm.speech_codes, U).astype(np.int32)
+  rng, U = np.random.default_rng(seed), round(seconds * model.config.audio.token_rate)
+  mel_TM = rng.normal(-5, 2, (model.config.audio.frames_per_token * U, model.config.flow.mel_bins)).astype(np.float32)
+  speaker_E = rng.normal(size=model.config.flow.speaker_dim).astype(np.float32)
+  tokens_U = rng.integers(0, model.config.lm.speech_vocab.codebook_size, U).astype(np.int32)
   transcript = " ".join(make_words(model, max(U // 5, 1), seed)) + "."
   return Voice(speaker_E, tokens_U, mel_TM, transcript, voice_versions())
 
@@ -210,7 +209,8 @@ class Bench:
     """A stream of many chunks: how the time of one depends on its place, and what other ways would take."""
     args, chunk = self.args, self.model.config.flow.chunk
     new_voice = lambda: self.new_voice(seconds)
-    sizes = sum(itertools.islice(engine.schedule.chunks(round(seconds * config_lib.TOKEN_RATE), chunk), args.chunks))
+    prompt = round(seconds * self.model.config.audio.token_rate)
+    sizes = sum(itertools.islice(engine.schedule.chunks(prompt, chunk), args.chunks))
     text = self.text(0, ids=-int(-sizes // args.ratio))
     voice, kept = self.quiet_probe(engine, new_voice, text)
     figures = {"prompt_s": seconds, "chunks": kept.chunks()}
@@ -226,19 +226,20 @@ class Bench:
 
   def _prefix(self, engine: Engine, voice: Voice, tokens_U: np.ndarray) -> tuple[float, float]:
     """Seconds of flow and of vocoder for a whole sequence at once, under the mask of the stream's blocks, padded."""
-    loaded, P = self.model.loaded, len(voice.tokens_U)
+    loaded, P, rate = self.model.loaded, len(voice.tokens_U), self.model.config.audio.frames_per_token
     U, flow = loaded.buckets.fit("tokens", P + len(tokens_U)), loaded.modules["flow"]
     ids_1U, blocks_U = np.zeros((1, U), np.int32), np.full(U, HUGE, np.int32)
     ids_1U[0, : P + len(tokens_U)] = np.concatenate([voice.tokens_U, tokens_U])
     blocks_U[: P + len(tokens_U)] = engine.schedule.blocks(P, len(tokens_U), self.model.config.flow.chunk)
-    lengths = np.asarray([P + len(tokens_U)]), np.asarray([2 * P])
-    args = ids_1U, lengths[0], voice.mel_TM[None], lengths[1], voice.speaker_E[None], noise_table(2 * U), blocks_U
+    lengths = np.asarray([P + len(tokens_U)]), np.asarray([rate * P])
+    noise_TM = noise_table(rate * U, self.model.config.flow.mel_bins)
+    args = ids_1U, lengths[0], voice.mel_TM[None], lengths[1], voice.speaker_E[None], noise_TM, blocks_U
     solve = loaded.program("flow, blocks given", lambda params, *a: generate(flow, params, *a[:-1], chunk=a[-1]))
     request = Request("", voice).resolved(self.model.config)
 
     def run() -> tuple[float, float]:
       start = time.perf_counter()
-      mel_TM = np.asarray(solve(loaded.params["flow"], *args))[0, 2 * P : 2 * (P + len(tokens_U))]
+      mel_TM = np.asarray(solve(loaded.params["flow"], *args))[0, rate * P : rate * (P + len(tokens_U))]
       solved = time.perf_counter()
       offline.vocode(loaded, [Chunk(request, tokens_U, len(tokens_U))], [mel_TM])
       return solved - start, time.perf_counter() - solved

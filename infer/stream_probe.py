@@ -143,7 +143,7 @@ def needed_text(
       append = layout.next(spoken) if opened else layout.opening()
       if append is None:
         break
-      opened, spoken = True, append.most
+      opened, spoken = True, append.max_tokens
       if append.mode == CLOSED:
         return layout.text_used, number + 1
     if spoken >= tokens:

@@ -87,13 +87,13 @@ def shallow_dir(tmp_path_factory) -> Path:
   from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 
   c, replace = config.tiny(), dataclasses.replace
-  encoder, unet = replace(c.flow.encoder, blocks=1, up_blocks=1), replace(c.flow.unet, mid_stages=1)
+  encoder, unet = replace(c.flow.encoder, layers=1, up_layers=1), replace(c.flow.estimator, mid_layers=1)
   c = replace(
     c,
     speech_tokenizer=replace(c.speech_tokenizer, layers=1),
-    speaker=replace(c.speaker, blocks=(1, 1, 1)),
-    lm=replace(c.lm, layers=1, max_ratio=3.0),  # random weights seldom end on their own
-    flow=replace(c.flow, steps=3, encoder=encoder, unet=unet),
+    speaker=replace(c.speaker, layers=(1, 1, 1)),
+    lm=replace(c.lm, layers=1, max_tokens_per_text=3.0),  # random weights seldom end on their own
+    flow=replace(c.flow, steps=3, encoder=encoder, estimator=unet),
     vocoder=replace(c.vocoder, resblock_kernels=(3,), resblock_dilations=((1, 3),), source_dilations=((1,),) * 3),
   )
   out = tmp_path_factory.mktemp("models") / "shallow"

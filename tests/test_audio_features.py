@@ -7,10 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
+from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
 from cosyjax.audio.tables import hann_window, kaldi_filters, povey_window, slaney_filters
+from cosyjax.config import AudioConfig
 
-FEATURES = {"mel_24k": mel_24k, "log_mel_16k": log_mel_16k, "kaldi_fbank": kaldi_fbank}
+FEATURES = {
+  "mel_24k": functools.partial(mel_spectrogram, audio=AudioConfig()),
+  "log_mel_16k": log_mel_16k,
+  "kaldi_fbank": kaldi_fbank,
+}
 SHORTEST = {"mel_24k": 721, "log_mel_16k": 201, "kaldi_fbank": 400}  # rows with a frame
 
 
@@ -53,7 +58,9 @@ def in_float64(name, wave_A):
 @pytest.mark.parametrize(("key", "fmax"), [("mel", 8000.0), ("mel_fmax_none", None)])
 def test_mel_24k_golden(golden, recordings, key, fmax):
   wave_A, _ = recordings["prompt"]
-  mel_BTM, frames_B = jax.jit(functools.partial(mel_24k, fmax=fmax))(wave_A[None], np.array([len(wave_A)]))
+  mel_BTM, frames_B = jax.jit(functools.partial(mel_spectrogram, audio=AudioConfig(fmax=fmax)))(
+    wave_A[None], np.array([len(wave_A)])
+  )
   expected_TM = golden("mel_24k")[key][0].T
   assert mel_BTM.shape[1:] == expected_TM.shape and frames_B[0] == len(expected_TM)
   np.testing.assert_allclose(mel_BTM[0], expected_TM, rtol=0, atol=1e-4)
@@ -127,7 +134,7 @@ def test_frames_are_whole_hops(name, hop):
 def test_silence_is_the_floor():
   wave_BA, lengths_B = np.zeros((1, 4800), np.float32), np.array([4800])
   # sqrt(1e-9) of each bin is above 1e-5 where a filter's weights sum to more than 0.3: none does.
-  np.testing.assert_allclose(mel_24k(wave_BA, lengths_B)[0], np.log(1e-5), rtol=1e-6)
+  np.testing.assert_allclose(mel_spectrogram(wave_BA, lengths_B, AudioConfig())[0], np.log(1e-5), rtol=1e-6)
   np.testing.assert_allclose(log_mel_16k(wave_BA, lengths_B)[0], -1.5, rtol=1e-6)
   np.testing.assert_allclose(kaldi_fbank(wave_BA, lengths_B)[0], np.log(2.0**-23), rtol=1e-6)
 
@@ -136,7 +143,9 @@ def test_mel_gradient_stays_within_the_row(recordings):
   """A loss on mel is differentiable, silence included, and does not see what follows the row."""
   wave_BA = np.array(recordings["prompt"][0][None, :24_000])
   wave_BA[:, 5000:9000] = 0
-  grad_BA = jax.jit(jax.grad(lambda x: jnp.sum(mel_24k(x, np.array([14_400]), fmax=None)[0])))(wave_BA)
+  grad_BA = jax.jit(jax.grad(lambda x: jnp.sum(mel_spectrogram(x, np.array([14_400]), AudioConfig(fmax=None))[0])))(
+    wave_BA
+  )
   assert np.isfinite(grad_BA).all() and np.any(grad_BA[0, 14_000:14_400])
   assert not np.any(grad_BA[0, 14_400:])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cosyjax.config import HOP, tiny
+from cosyjax.config import AudioConfig, tiny
 from cosyjax.data import batches as factories
 from cosyjax.data import feature_store as features_lib
 from cosyjax.data import rows as rows_lib
@@ -14,6 +14,8 @@ from cosyjax.data import text as text_lib
 from cosyjax.errors import ConfigError, DataError, TrainingError
 from cosyjax.lm import sequence
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
+
+HOP = AudioConfig().hop
 
 EXAMPLES = 37
 SHARDS = (20, 17)
@@ -210,9 +212,9 @@ def test_lm_rows_hold_each_utterance_in_its_own_segment(made, tokenizer, tag):
         text = [*tokenizer.encode(f"Speaker {example['speaker']}"), tokenizer.end_of_prompt_id] if tag else []
         text += text_lib.transcript_ids(example, tokenizer).tolist()
         speech = features.read("speech_tokens", i)
-        found = [batch[k][r][here].tolist() for k in ("ids_BL", "kinds_BL", "targets_BL")]
+        found = [batch[k][r][here].tolist() for k in ("ids_BL", "token_types_BL", "targets_BL")]
         both = [sequence.training_row(text, speech, config, interleaved=x, speaker=bool(tag)) for x in (False, True)]
-        both = [[v.tolist() for v in (row.ids_L, row.kinds_L, row.targets_L)] for row in both]
+        both = [[v.tolist() for v in (row.ids_L, row.token_types_L, row.targets_L)] for row in both]
         assert found in both
         if both[0] != both[1]:
           layouts.add(both.index(found))

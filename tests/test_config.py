@@ -18,7 +18,7 @@ def test_round_trip_through_json(name):
 def test_release_sizes():
   model = config.cosyvoice2()
   assert model.speech_tokenizer.codebook_size == 6561
-  assert (model.lm.end_id, model.lm.stop_id, model.lm.fill_id) == (6561, 6562, 6563)
+  assert (model.speech_vocab.end_id, model.speech_vocab.fill_id, model.speech_vocab.rows) == (6561, 6563, 6564)
   assert model.lm.head_dim == 64
 
 
@@ -41,7 +41,7 @@ def _changed(path: str, value) -> dict:
     ("flow", None, "config.flow: expected an object"),
     ("vocoder.upsample_rates", 8, "config.vocoder.upsample_rates: expected a list"),
     ("vocoder.upsample_rates", [8, 5, 4], "samples per mel frame"),
-    ("flow.speaker", 192, "speaker.embedding and flow.speaker: 24 and 192"),
+    ("flow.speaker_dim", 192, "speaker.speaker_dim and flow.speaker_dim: 24 and 192"),
     ("lm.kv_heads", 3, "no multiple"),
   ],
 )

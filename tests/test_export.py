@@ -95,15 +95,17 @@ def test_other_numbers_of_codes_and_speakers_reach_the_random_rest(tmp_path):
   sizes = config_lib.SpeechTokenizerConfig(width=128, heads=2, layers=2, fsq_dims=4)
   shapes = networks.abstract_params(config_lib.ModelConfig(
     speech_tokenizer=sizes, speaker=c, vocoder=TINY.vocoder,
-    lm=config_lib.LMConfig(width=64, ffn=128, layers=3, heads=4, kv_heads=2, text_vocab=512, speech_codes=81),
-    flow=config_lib.FlowConfig(codes=81, speaker=c.embedding)))["speech_tokenizer"]  # fmt: skip
+    lm=config_lib.LMConfig(
+      width=64, ffn=128, layers=3, heads=4, kv_heads=2, text_vocab=512, speech_vocab=config_lib.SpeechVocab(81)
+    ),
+    flow=config_lib.FlowConfig(codebook_size=81, speaker_dim=c.speaker_dim)))["speech_tokenizer"]  # fmt: skip
   tree = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)
   checkpoints = Checkpoints(tmp_path / "run/checkpoints", config={"tokenizer": config_lib.to_dict(sizes)})
   checkpoints.save(1, {"params": {"tokenizer": tree}}, {"batch": 1}, wait=True)
   checkpoints.close()
   export(tmp_path / "model", {"speech_tokenizer": tmp_path / "run"}, rest="tiny")
   config = checkpoint.load_config(tmp_path / "model")
-  assert config.lm.speech_codes == config.flow.codes == 81
+  assert config.lm.speech_vocab.codebook_size == config.flow.codebook_size == 81
 
 
 def flags(init, step=None, last=False):

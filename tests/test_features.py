@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import io
 import json
 
@@ -13,9 +14,9 @@ import soundfile
 
 import cosyjax
 from cosyjax import networks
-from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
-from cosyjax.audio.pitch import pitch_24k
-from cosyjax.config import HOP, tiny
+from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
+from cosyjax.audio.pitch import f0_track
+from cosyjax.config import AudioConfig, tiny
 from cosyjax.data import builder
 from cosyjax.data import corpus as corpus_lib
 from cosyjax.data import feature_store as features_lib
@@ -26,6 +27,8 @@ from cosyjax.inference.recordings import tokenise
 from cosyjax.layers.basic import unbox
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train import features as program
+
+HOP = AudioConfig().hop
 
 PARTS = ("speech_tokenizer", "speaker")
 NAMES = ("speech_tokens", "mel", "speaker", "f0", "log_mel_16k", "fbank", "text_ids")
@@ -86,7 +89,9 @@ def test_pitch_of_tones_noise_and_silence():
     np.concatenate([_tone(200, 0.5), np.full(size - 12_000, np.nan)]),  # what lies in padding is never read
   ]
   lengths = [size] * 9 + [12_000]
-  f0_BT, frames_B = jax.device_get(jax.jit(pitch_24k)(np.stack(waves).astype(np.float32), np.asarray(lengths)))
+  f0_BT, frames_B = jax.device_get(
+    jax.jit(functools.partial(f0_track, audio=AudioConfig()))(np.stack(waves).astype(np.float32), np.asarray(lengths))
+  )
   assert frames_B.tolist() == [75] * 9 + [25] and f0_BT.shape == (10, 75)
   for h, f0_T in zip(hz, f0_BT, strict=False):
     np.testing.assert_allclose(f0_T, h, rtol=0.01)
@@ -101,7 +106,7 @@ def test_pitch_of_tones_noise_and_silence():
 
 def test_features_are_those_of_the_recording_alone(recordings):
   """Small networks, so that this compiles in seconds; the next test has the tiny model's."""
-  speaker = dataclasses.replace(tiny().speaker, blocks=(1, 1, 1))
+  speaker = dataclasses.replace(tiny().speaker, layers=(1, 1, 1))
   config = dataclasses.replace(
     tiny(), speaker=speaker, speech_tokenizer=dataclasses.replace(tiny().speech_tokenizer, layers=1)
   )
@@ -120,7 +125,13 @@ def test_features_are_those_of_the_recording_alone(recordings):
     log_mel_BTM, fbank_BTM = log_mel_16k(wave_16k_BA, size_16k_B), kaldi_fbank(wave_16k_BA, size_16k_B)
     ids_BU, _, _ = modules["speech_tokenizer"].apply({"params": params["speech_tokenizer"]}, *log_mel_BTM)
     speaker_BE = modules["speaker"].apply({"params": params["speaker"]}, *fbank_BTM)
-    return ids_BU[0], mel_24k(wave_24k_BA, size_24k_B)[0][0], speaker_BE[0], log_mel_BTM[0][0], fbank_BTM[0][0]
+    return (
+      ids_BU[0],
+      mel_spectrogram(wave_24k_BA, size_24k_B, AudioConfig())[0][0],
+      speaker_BE[0],
+      log_mel_BTM[0][0],
+      fbank_BTM[0][0],
+    )
 
   ids_U, mel_TM, speaker_E, log_mel_TM, fbank_TM = alone(params, items[1].wave_24k[None], items[1].wave_16k[None])
   U = min(len(ids_U), len(mel_TM) // 2)

@@ -118,7 +118,7 @@ def test_language_model_of_full_size():
 
   forward = lambda params, *args: model.apply({"params": params}, *args)
   found = flops.breakdown(forward, params, *args)
-  matrices = c.layers * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864) + 896 * c.speech_vocab
+  matrices = c.layers * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864) + 896 * c.speech_vocab.rows
   assert found["weights"] == 2 * length * matrices
 
   attention = flops.causal_attention(1, length, c.heads, c.head_dim, c.layers)

@@ -36,14 +36,14 @@ def flow(release):
 @pytest.fixture(scope="module")
 def encode(flow):
   model, params = flow
-  encoder = TokenEncoder(model.config.encoder)
+  encoder = TokenEncoder(model.config.encoder, model.config.frames_per_token)
   return jax.jit(lambda *a: encoder.apply({"params": params["encoder"]}, *a))
 
 
 @pytest.fixture(scope="module")
 def velocity(flow):
   model, params = flow
-  unet = UNet(model.config.unet)
+  unet = UNet(model.config.estimator)
   return jax.jit(lambda *a: unet.apply({"params": params["unet"]}, *a))
 
 

@@ -34,10 +34,10 @@ def test_config_from_a_release(release, tensors, yaml):
   sizes = json.loads((release / "hparams.json").read_text())["flow"]
   c = table_flow.config_of(yaml, tensors)
   assert c == config_lib.FlowConfig(
-    codes=sizes["vocab_size"],
+    codebook_size=sizes["vocab_size"],
     token_width=sizes["input_size"],
     mel_bins=sizes["mel"],
-    speaker=sizes["spk_embed_dim"],
+    speaker_dim=sizes["spk_embed_dim"],
     chunk=sizes["chunk_tokens"],
     steps=sizes["steps"],
     guidance=sizes["cfg_rate"],
@@ -46,16 +46,16 @@ def test_config_from_a_release(release, tensors, yaml):
       width=sizes["encoder_dim"],
       heads=sizes["encoder_heads"],
       ffn=sizes["encoder_ff"],
-      blocks=sizes["encoder_blocks"],
-      up_blocks=sizes["up_encoder_blocks"],
+      layers=sizes["encoder_blocks"],
+      up_layers=sizes["up_encoder_blocks"],
       lookahead=sizes["pre_lookahead"],
     ),
-    unet=config_lib.UNetConfig(
+    estimator=config_lib.UNetConfig(
       channels=sizes["unet"]["channels"],
       heads=sizes["unet"]["heads"],
       head_dim=sizes["unet"]["head_dim"],
-      blocks=sizes["unet"]["blocks_per_stage"],
-      mid_stages=sizes["unet"]["mid_stages"],
+      transformer_layers=sizes["unet"]["blocks_per_stage"],
+      mid_layers=sizes["unet"]["mid_stages"],
     ),
   )
   assert config_lib.from_dict(json.loads(json.dumps(config_lib.to_dict(c))), config_lib.FlowConfig) == c
@@ -66,7 +66,7 @@ def test_config_takes_other_settings_from_the_yaml(tensors):
   estimator = {"num_heads": 4, "attention_head_dim": 8}
   yaml = {"flow": {"encoder": {"static_chunk_size": 15}, "decoder": {"cfm_params": matching, "estimator": estimator}}}
   c = table_flow.config_of(yaml, tensors)
-  assert (c.chunk, c.guidance, c.sigma_min, c.unet.heads, c.unet.head_dim) == (15, 1.0, 1e-4, 4, 8)
+  assert (c.chunk, c.guidance, c.sigma_min, c.estimator.heads, c.estimator.head_dim) == (15, 1.0, 1e-4, 4, 8)
   assert isinstance(c.guidance, float)
   yaml["flow"]["encoder"]["static_chunk_size"] = "<unknown>"
   assert table_flow.config_of(yaml, tensors).chunk == 25

@@ -12,13 +12,14 @@ from cosyjax.errors import ConfigError
 from cosyjax.flow import matching, noise
 from cosyjax.flow.flow_model import Flow, init_arguments, mel_lengths
 from cosyjax.flow.generate import generate
-from cosyjax.flow.token_encoder import RATE, TokenEncoder
+from cosyjax.flow.token_encoder import TokenEncoder
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.masks import equal_blocks, repeat_blocks
 
 U, M = 20, 5  # tokens, tokens in a block
 LOOKAHEAD = config_lib.FlowEncoderConfig.lookahead
+RATE = config_lib.FlowConfig.frames_per_token
 STEPS = 2
 
 
@@ -26,8 +27,8 @@ STEPS = 2
 def flow():
   """Tiny flow with random weights, one block to a stack: three transformers in the UNet, two in the encoder."""
   config = config_lib.tiny().flow
-  encoder = dataclasses.replace(config.encoder, blocks=1, up_blocks=1)
-  config = dataclasses.replace(config, encoder=encoder, unet=dataclasses.replace(config.unet, mid_stages=1))
+  encoder = dataclasses.replace(config.encoder, layers=1, up_layers=1)
+  config = dataclasses.replace(config, encoder=encoder, estimator=dataclasses.replace(config.estimator, mid_layers=1))
   model = Flow(config)
   return model, unbox(jax.jit(model.init)(jax.random.key(0), *init_arguments(config))["params"])
 
@@ -37,7 +38,7 @@ def influence(flow):
   """(blocks, frame) -> size of the gradient of that mel frame by each token, x, cond and mu frame."""
   model, params = flow
   config = model.config
-  encoder, unet = TokenEncoder(config.encoder), UNet(config.unet)
+  encoder, unet = TokenEncoder(config.encoder, RATE), UNet(config.estimator)
   draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
   # A batch of one row that is full and one that is cut short by what follows its third block.
   lengths = jnp.array([U, 3 * M])
@@ -94,9 +95,9 @@ def requests(flow):
   for tokens, prompt, final in ((20, 14, True), (11, 0, True), (17, 9, False), (1, 0, True), (8, 8, False)):
     rows.append(
       {
-        "tokens": rng.integers(0, config.codes, tokens),
+        "tokens": rng.integers(0, config.codebook_size, tokens),
         "prompt": rng.normal(-4, 2, (prompt, config.mel_bins)),
-        "speaker": rng.normal(size=config.speaker) * 7,
+        "speaker": rng.normal(size=config.speaker_dim) * 7,
         "final": final,
       }
     )
@@ -110,7 +111,7 @@ def solve(flow):
   jitted = jax.jit(lambda *a: generate(model, params, *a[:6], chunk=a[6], final=a[7], steps=STEPS))
 
   def run(rows, size, chunk, junk):
-    tokens = np.full((len(rows), size), int(junk) % model.config.codes, np.int32)
+    tokens = np.full((len(rows), size), int(junk) % model.config.codebook_size, np.int32)
     prompt = np.full((len(rows), RATE * size, model.config.mel_bins), junk, np.float32)
     for i, row in enumerate(rows):
       tokens[i, : len(row["tokens"])] = row["tokens"]
@@ -150,9 +151,9 @@ def test_random_weights_give_sensible_mel(requests, solve):
 def arguments(flow):
   config = flow[0].config
   rng = np.random.default_rng(1)
-  tokens = jnp.asarray(rng.integers(0, config.codes, (2, 12)), jnp.int32)
+  tokens = jnp.asarray(rng.integers(0, config.codebook_size, (2, 12)), jnp.int32)
   prompt = jnp.asarray(rng.normal(-4, 2, (2, 6, config.mel_bins)), jnp.float32)
-  speaker = jnp.asarray(rng.normal(size=(2, config.speaker)), jnp.float32)
+  speaker = jnp.asarray(rng.normal(size=(2, config.speaker_dim)), jnp.float32)
   return tokens, jnp.array([12, 10]), prompt, jnp.array([6, 4]), speaker, jnp.asarray(noise.noise_table(24))
 
 

@@ -15,12 +15,12 @@ from cosyjax.flow import matching, noise
 from cosyjax.flow.chunk_solver import Chunk, advance, empty, encode_chunk, euler_step
 from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers import masks
 from cosyjax.layers.basic import unbox
 
 B, b = 3, 2  # slots of the state, rows of a step
 U, C = 40, 12  # tokens of the longest stream, tokens of a padded chunk
+RATE = config_lib.FlowConfig.frames_per_token
 S = RATE * (U + C)
 LOOKAHEAD = config_lib.FlowEncoderConfig.lookahead
 STEPS = 2
@@ -85,8 +85,8 @@ def together(chunks: list[Chunk]) -> Chunk:
 def flow():
   """Tiny flow with random weights, one block to a stack."""
   config = config_lib.tiny().flow
-  encoder = dataclasses.replace(config.encoder, blocks=1, up_blocks=1)
-  config = dataclasses.replace(config, encoder=encoder, unet=dataclasses.replace(config.unet, mid_stages=1))
+  encoder = dataclasses.replace(config.encoder, layers=1, up_layers=1)
+  config = dataclasses.replace(config, encoder=encoder, estimator=dataclasses.replace(config.estimator, mid_layers=1))
   model = Flow(config)
   return model, unbox(jax.jit(model.init)(jax.random.key(0), *init_arguments(config))["params"])
 
@@ -103,8 +103,10 @@ def draw(flow):
         sizes.append(int(min(rng.integers(1, C + 1), most - sum(sizes))))
     total = sum(sizes)
     prompt = int(rng.integers(0, total + 1)) if prompt is None else prompt
-    tokens = rng.integers(0, config.codes, total)
-    return Stream(tokens, sizes, rng.normal(-4, 2, (RATE * prompt, config.mel_bins)), rng.normal(size=config.speaker))
+    tokens = rng.integers(0, config.codebook_size, total)
+    return Stream(
+      tokens, sizes, rng.normal(-4, 2, (RATE * prompt, config.mel_bins)), rng.normal(size=config.speaker_dim)
+    )
 
   return stream
 
@@ -382,7 +384,7 @@ def test_steps_compiled_apart_are_advance(flow, draw, whole, new):
   stream = draw(np.random.default_rng(14), [11, 3, 12])
   state, times, mels = new(), matching.schedule(STEPS), []
   for first, count in stream.cut():
-    chunk, unet = stream.chunk(first, count), list(state.unet)
+    chunk, unet = stream.chunk(first, count), list(state.estimator)
     state, guide = encode(state.replace(unet=()), np.array([2], np.int32), chunk)
     x = chunk.noise_bTM
     for i in range(STEPS):
@@ -408,7 +410,7 @@ def test_guidance_is_that_of_one_pass(flow, draw, new):
 def test_caches_in_bfloat16_stay_near(draw, whole, new, step):
   stream = draw(np.random.default_rng(16), [12, 12, 12])
   state, mel = follow(step, new(dtype=jnp.bfloat16), 0, stream, stream.cut())
-  assert {a.dtype.name for n, a in state.unet[0].items() if n.endswith("keys")} == {"bfloat16"}
+  assert {a.dtype.name for n, a in state.estimator[0].items() if n.endswith("keys")} == {"bfloat16"}
   exact = whole(stream)
   assert 0 < np.abs(mel - exact).mean() < 0.02 * exact.std()
 
@@ -423,7 +425,7 @@ def test_size_of_the_caches(flow, new):
 
 
 def _named(state):
-  for kept in (state.encoder, *state.unet):
+  for kept in (state.encoder, *state.estimator):
     yield from kept.items()
 
 

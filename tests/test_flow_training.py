@@ -23,9 +23,9 @@ QUICK = {"xla_backend_optimization_level": "0"}  # compiling is nearly all of th
 def small() -> config_lib.FlowConfig:
   """One layer of everything but the UNet's middle."""
   config = config_lib.tiny().flow
-  encoder = dataclasses.replace(config.encoder, width=16, ffn=16, heads=2, blocks=1, up_blocks=1)
-  unet = dataclasses.replace(config.unet, channels=16, blocks=1, mid_stages=2)
-  return dataclasses.replace(config, token_width=8, encoder=encoder, unet=unet)
+  encoder = dataclasses.replace(config.encoder, width=16, ffn=16, heads=2, layers=1, up_layers=1)
+  unet = dataclasses.replace(config.estimator, channels=16, transformer_layers=1, mid_layers=2)
+  return dataclasses.replace(config, token_width=8, encoder=encoder, estimator=unet)
 
 
 def shapes(model):
@@ -95,7 +95,14 @@ def test_both_losses_of_the_reference(golden, release):
   def both():
     sums = (
       flow_objective.differences(
-        predict, last(g["x1"]), lengths, draws, kind, model.config.chunk, model.config.sigma_min
+        predict,
+        last(g["x1"]),
+        lengths,
+        draws,
+        kind,
+        chunk=model.config.chunk,
+        frames_per_token=2,
+        sigma_min=model.config.sigma_min,
       )
       for kind in ("l1", "squared")
     )

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "cosyjax"
 # From the bottom up. A room imports its own modules and rooms of lower steps.
 LADDER = (
   ("errors", "version"),
+  ("config_format", "config_dict"),
   ("config", "files"),
   ("layers",),
   ("audio", "text"),

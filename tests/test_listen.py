@@ -9,7 +9,7 @@ import pytest
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
-from cosyjax.config import HOP, FlowEncoderConfig, LMConfig, UNetConfig, VocoderConfig
+from cosyjax.config import AudioConfig, FlowEncoderConfig, LMConfig, SpeechVocab, UNetConfig, VocoderConfig
 from cosyjax.data import feature_store as features_lib
 from cosyjax.data.feature_store import Features
 from cosyjax.data.rows import LMRows
@@ -19,7 +19,11 @@ from cosyjax.layers.stack import stack_layers
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
 from train.listen import MOST, LMListener, Utterance, first_utterances
 
-LM = LMConfig(width=16, ffn=16, layers=2, heads=2, kv_heads=1, text_vocab=512, speech_codes=81, repeat_rate=2.0)
+HOP = AudioConfig().hop
+
+LM = LMConfig(
+  width=16, ffn=16, layers=2, heads=2, kv_heads=1, text_vocab=512, speech_vocab=SpeechVocab(81), repeat_rate=2.0
+)
 TINY = config_lib.tiny()
 SPEAKER = 24
 MODEL = dataclasses.replace(
@@ -28,12 +32,12 @@ MODEL = dataclasses.replace(
   lm=LM,
   flow=dataclasses.replace(
     TINY.flow,
-    codes=81,
+    codebook_size=81,
     token_width=8,
-    speaker=SPEAKER,
+    speaker_dim=SPEAKER,
     steps=2,
-    encoder=FlowEncoderConfig(width=8, heads=1, ffn=8, blocks=1, up_blocks=1),
-    unet=UNetConfig(channels=8, heads=1, head_dim=8, blocks=1, mid_stages=1),
+    encoder=FlowEncoderConfig(width=8, heads=1, ffn=8, layers=1, up_layers=1),
+    estimator=UNetConfig(channels=8, heads=1, head_dim=8, transformer_layers=1, mid_layers=1),
   ),
   vocoder=VocoderConfig(
     channels=8, f0_channels=8, harmonics=2, upsample_rates=(12, 10), upsample_kernels=(12, 10), resblock_kernels=(3,),
@@ -67,7 +71,7 @@ def leaning(params, likely):
 
 def test_numbers_of_a_model_that_stops_at_once_and_of_one_that_never_does(params):
   listener = LMListener(LM, utterances(), prompt=0.5, directory=None, dtype="float32")
-  scalars, pictures, sounds = listener(leaning(params, [LM.end_id]))
+  scalars, pictures, sounds = listener(leaning(params, [LM.speech_vocab.end_id]))
   assert scalars["sample_ended"] == 1 and scalars["sample_length_ratio"] == 2 / 25  # one token each, of 10 and 15
   assert 23 / 25 <= scalars["sample_token_error_rate"] <= 1
   assert not pictures and not sounds
@@ -93,7 +97,7 @@ def test_flow_and_vocoder_of_a_model_directory_make_it_heard(params, tmp_path):
   tokenizer = TextTokenizer.load(tiny_tokenizer_dir())
   checkpoint.save_model(tmp_path / "model", MODEL, networks.random_params(MODEL), tokenizer.save)
   listener = LMListener(LM, utterances(), prompt=0.5, directory=tmp_path / "model", dtype="float32")
-  _, pictures, sounds = listener(leaning(params, [LM.end_id]))
+  _, pictures, sounds = listener(leaning(params, [LM.speech_vocab.end_id]))
   assert [len(wave_A) for wave_A in sounds.values()] == [2 * HOP, 2 * HOP]  # of one token each
   assert sorted(pictures) == ["mel_0", "mel_1"] and sorted(sounds) == ["speech_0", "speech_1"]
   assert all(np.all(np.isfinite(wave_A)) and np.any(wave_A) for wave_A in sounds.values())
@@ -106,8 +110,10 @@ def test_flow_and_vocoder_of_a_model_directory_make_it_heard(params, tmp_path):
   assert not LMListener(LM, utterances(mel_TM=None), **options)(leaning(params, [3]))[2]
   with pytest.raises(ConfigError, match="vectors of 24 numbers, the corpus has 5"):
     LMListener(LM, utterances(speaker_E=np.ones(5)), **options)
-  with pytest.raises(ConfigError, match=r"model: sizes .* lm.speech_codes and flow.codes: 625 and 81"):
-    LMListener(dataclasses.replace(LM, speech_codes=625), utterances(), **options)
+  with pytest.raises(
+    ConfigError, match=r"model: sizes .* lm.speech_vocab.codebook_size and flow.codebook_size: 625 and 81"
+  ):
+    LMListener(dataclasses.replace(LM, speech_vocab=SpeechVocab(625)), utterances(), **options)
 
 
 def test_utterances_are_the_first_that_can_be_used(tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.config import tiny
+from cosyjax.config import LMConfig, SpeechVocab, tiny
 from cosyjax.errors import TokenError
 from cosyjax.lm import decode, qwen2, sequence
 from cosyjax.lm.sampling import NoisyArgmax
@@ -16,7 +16,7 @@ from tests.golden_files import GOLDEN
 from tests.test_lm_model import load_lm, random_lm
 
 # Few speech ids, so that random parameters draw the stopping ids often.
-SMALL = dataclasses.replace(tiny().lm, width=32, ffn=64, layers=2, text_vocab=64, speech_codes=40)
+SMALL = dataclasses.replace(tiny().lm, width=32, ffn=64, layers=2, text_vocab=64, speech_vocab=SpeechVocab(40))
 
 # What the public PyTorch modules decode from `lm_decode_*` when the attention mask of each
 # step covers the whole cache.
@@ -37,7 +37,9 @@ def small_rows(count=5, seed=0):
   """Rows of different lengths: (ids, kinds)."""
   rng = np.random.default_rng(seed)
   pick = lambda size, top: rng.integers(0, top, size)
-  return [sequence.known_text_row(pick(i, 64), pick(2 + i, 64), pick(3 * i % 7, 40)) for i in range(count)]
+  return [
+    sequence.known_text_row(pick(i, 64), pick(2 + i, 64), pick(3 * i % 7, 40), config=SMALL) for i in range(count)
+  ]
 
 
 def keys(*seeds):
@@ -46,7 +48,7 @@ def keys(*seeds):
 
 
 def golden_request(data):
-  row = sequence.known_text_row(data["prompt_text"][0], data["text"][0], data["prompt_speech"][0])
+  row = sequence.known_text_row(data["prompt_text"][0], data["text"][0], data["prompt_speech"][0], config=LMConfig())
   size = data["text"].shape[1]
   return row, size * int(data["min_ratio"]), size * int(data["max_ratio"])
 
@@ -58,7 +60,7 @@ def test_tokens_equal_the_public_modules_that_see_the_whole_cache(lm, golden, na
   row, least, most = golden_request(data)
   sampler = NoisyArgmax(jnp.asarray(data["noise"]))
   rule, shapes = decode.FORBID_END, {"length": 48, "capacity": 128}
-  [out] = decode.generate(model, params, [row], keys(0), [least], [most], sampler=sampler, below_least=rule, **shapes)
+  [out] = decode.generate(model, params, [row], keys(0), [least], [most], sampler=sampler, below_min=rule, **shapes)
   assert out.tokens_U.tolist() == SEEING_ALL[name]
   assert out.ended == "length"
 
@@ -79,11 +81,11 @@ def test_tokens_equal_the_golden_file(lm, golden, name, monkeypatch):
   state = jax.jit(
     lambda p: decode.prefill(
       model, p, ids, kinds, jnp.array([len(row[0])]), jnp.array([least]), jnp.array([most]), keys(0), capacity=128,
-      sampler=sampler, below_least=decode.FORBID_END,
+      sampler=sampler, below_min=decode.FORBID_END,
     )
   )(params)  # fmt: skip
   monkeypatch.setattr(qwen2, "causal_mask", lambda queries, slots: jnp.broadcast_to(slots == 0, (1, 1, 128)))
-  run = lambda p, s: decode.decode_steps(model, p, s, most, sampler=sampler, below_least=decode.FORBID_END)
+  run = lambda p, s: decode.decode_steps(model, p, s, most, sampler=sampler, below_min=decode.FORBID_END)
   state = jax.jit(run)(params, state)
   assert state.counts_B.tolist() == [most]
   np.testing.assert_array_equal(state.tokens_BU[0, :most], data["tokens"])
@@ -132,9 +134,9 @@ def test_lengths_and_stopping_ids(small):
   lengths = [len(r.tokens_U) for r in free]
   assert min(lengths) < 20
   assert all(r.ended == ("end" if n < 60 else "length") for r, n in zip(free, lengths, strict=True))
-  assert all(np.all(r.tokens_U < SMALL.end_id) for r in free)
+  assert all(np.all(r.tokens_U < SMALL.speech_vocab.end_id) for r in free)
   assert min(len(r.tokens_U) for r in decode_all(small, rows, seeds, 25, 60)) >= 25
-  released = decode_all(small, rows, seeds, 25, 60, below_least=decode.FORBID_END)
+  released = decode_all(small, rows, seeds, 25, 60, below_min=decode.FORBID_END)
   assert min(len(r.tokens_U) for r in released) < 25  # C+1 and C+2 still end a row early
   assert [len(r.tokens_U) for r in decode_all(small, rows, seeds, 4, 4)] == [4] * 16
   assert all(len(r.tokens_U) == 0 and r.ended == "length" for r in decode_all(small, rows, seeds, 0, 0))
@@ -147,7 +149,7 @@ class TestState:
     model, params = small
     rows = sequence.pad_rows(small_rows(2), length=16, batch=3)
     begin = jax.jit(lambda *a: decode.prefill(model, params, *a, keys(1, 2, 3), capacity=64))
-    args = (rows.ids_BL, rows.kinds_BL, rows.lengths_B, jnp.array([9, 9, 0]), jnp.array([12, 30, 0]))
+    args = (rows.ids_BL, rows.token_types_BL, rows.lengths_B, jnp.array([9, 9, 0]), jnp.array([12, 30, 0]))
     steps = {n: jax.jit(lambda s, n=n: decode.decode_steps(model, params, s, n)) for n in (1, 40)}
     return begin(*args), steps
 
@@ -190,10 +192,10 @@ def test_appending_pieces_equals_one_prompt(small):
   bounds = jnp.array([0, 0]), jnp.array([20, 20])
   whole = sequence.pad_rows([(ids, kinds), other], length=20)
   begin = jax.jit(lambda rows, lengths: decode.prefill(model, params, *rows, lengths, *bounds, keys(1, 2), capacity=48))
-  expected = begin((whole.ids_BL, whole.kinds_BL), whole.lengths_B)
+  expected = begin((whole.ids_BL, whole.token_types_BL), whole.lengths_B)
 
   first = sequence.pad_rows([(ids[:5], kinds[:5]), other], length=20)
-  state = begin((first.ids_BL, first.kinds_BL), first.lengths_B)
+  state = begin((first.ids_BL, first.token_types_BL), first.lengths_B)
   untouched = int(state.last_B[1])
   extend = jax.jit(lambda state, *a: decode.extend(model, params, state, *a))
   for start, stop in ((5, 11), (11, 12), (12, 17)):
@@ -205,7 +207,7 @@ def test_appending_pieces_equals_one_prompt(small):
       recent_BW=jnp.full_like(state.recent_BW, -1).at[1].set(state.recent_BW[1]),
     )
     piece = sequence.pad_rows([(ids[start:stop], kinds[start:stop]), (ids[:0], kinds[:0])], length=6)
-    state = extend(state, piece.ids_BL, piece.kinds_BL, piece.lengths_B)
+    state = extend(state, piece.ids_BL, piece.token_types_BL, piece.lengths_B)
     assert int(state.last_B[1]) == untouched and int(state.counts_B[1]) <= 1
   assert state.filled_B.tolist() == whole.lengths_B.tolist()
   np.testing.assert_array_equal(state.last_B, expected.last_B)
@@ -219,7 +221,15 @@ def test_appending_feeds_the_last_token_first_and_revives_a_stopped_row(small):
   row = small_rows(3)[2]
   begin = lambda rows, most: jax.jit(
     lambda: decode.prefill(
-      model, params, rows.ids_BL, rows.kinds_BL, rows.lengths_B, jnp.array([9]), jnp.array([most]), keys(4), capacity=48
+      model,
+      params,
+      rows.ids_BL,
+      rows.token_types_BL,
+      rows.lengths_B,
+      jnp.array([9]),
+      jnp.array([most]),
+      keys(4),
+      capacity=48,
     )
   )()
   state = jax.jit(lambda s: decode.decode_steps(model, params, s, 9))(begin(sequence.pad_rows([row]), 3))
@@ -228,7 +238,7 @@ def test_appending_feeds_the_last_token_first_and_revives_a_stopped_row(small):
   text = sequence.text_tokens([1, 2, 3, 4, 5])
   extend = jax.jit(lambda s, *a: decode.extend(model, params, s, *a))
   piece = sequence.pad_rows([text])
-  state = extend(state.replace(most_B=jnp.array([20])), piece.ids_BL, piece.kinds_BL, piece.lengths_B)
+  state = extend(state.replace(max_tokens_B=jnp.array([20])), piece.ids_BL, piece.token_types_BL, piece.lengths_B)
   assert state.ended_B.tolist() == [decode.RUNNING] and int(state.counts_B[0]) == 4
 
   parts = [row, (spoken, np.full(3, sequence.SPEECH, np.int32)), text]
@@ -248,13 +258,13 @@ def test_appending_feeds_the_last_token_first_and_revives_a_stopped_row(small):
     ({"capacity": 20}, "found 2[0-9]"),
     ({"length": 4}, "do not fit"),
     ({"batch": 1}, "do not fit"),
-    ({"least": [0]}, "1 least"),
-    ({"most": [5, -1]}, "possible"),
+    ({"min_tokens": [0]}, "1 min_tokens"),
+    ({"max_tokens": [5, -1]}, "possible"),
   ],
 )
 def test_what_cannot_be_decoded_is_refused(small, change, message):
   model, params = small
   rows = small_rows(4)[2:]
-  request = {"least": [0, 0], "most": [9, 9]} | change
+  request = {"min_tokens": [0, 0], "max_tokens": [9, 9]} | change
   with pytest.raises(TokenError, match=message):
     decode.generate(model, params, rows, keys(0, 1), **request)

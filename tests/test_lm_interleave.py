@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.config import tiny
+from cosyjax.config import SpeechVocab, tiny
 from cosyjax.errors import TextError, TokenError
 from cosyjax.lm import decode, sequence
 from cosyjax.lm.interleave import Interleaver, stream_tokens
@@ -18,7 +18,15 @@ from tests.test_lm_model import load_lm, random_lm
 
 # Few speech ids, so that random parameters draw the stopping ids often; groups of 2 and 6.
 SMALL = dataclasses.replace(
-  tiny().lm, width=32, ffn=64, layers=2, text_vocab=64, speech_codes=20, mix_text=2, mix_speech=6, max_ratio=6.0
+  tiny().lm,
+  width=32,
+  ffn=64,
+  layers=2,
+  text_vocab=64,
+  speech_vocab=SpeechVocab(20),
+  mix_text=2,
+  mix_speech=6,
+  max_tokens_per_text=6.0,
 )
 PROMPTS = {  # transcript, speech
   "sft": ([], []),
@@ -48,11 +56,13 @@ def test_tokens_equal_the_golden_file(release, golden, name):
   """Text one id at a time. Noise row i belongs to the row's draw i: a fill that is due takes none."""
   model, params = load_lm(release)
   data = golden(name)
-  config = dataclasses.replace(model.config, min_ratio=0.0)  # the released code has no least once the text has ended
+  config = dataclasses.replace(
+    model.config, min_tokens_per_text=0.0
+  )  # the released code has no least once the text has ended
   row = Interleaver(config, data["prompt_text"][0], data["prompt_speech"][0])
   pieces = data["text"][0][:, None]
   spoken = stream_tokens(
-    model, params, row, pieces, key(0), sampler=NoisyArgmax(jnp.asarray(data["noise"])), below_least=decode.FORBID_END
+    model, params, row, pieces, key(0), sampler=NoisyArgmax(jnp.asarray(data["noise"])), below_min=decode.FORBID_END
   )
   tokens = list(itertools.islice(spoken, len(data["tokens"])))
   np.testing.assert_array_equal(tokens, data["tokens"])
@@ -76,8 +86,10 @@ def test_short_texts_come_to_an_end(small, prompt, size):
   tokens = speak(small, prompt, [text])
   assert tokens == speak(small, prompt, [[], *text[:, None], []])
   before = len(PROMPTS[prompt][0])
-  assert int(SMALL.min_ratio * size) <= len(tokens) <= max(SMALL.max_ratio * size, 6 * (before + size))
-  assert all(0 <= t < SMALL.speech_codes for t in tokens)
+  assert (
+    int(SMALL.min_tokens_per_text * size) <= len(tokens) <= max(SMALL.max_tokens_per_text * size, 6 * (before + size))
+  )
+  assert all(0 <= t < SMALL.speech_vocab.codebook_size for t in tokens)
 
 
 def drive(row, script, ended=decode.FILL):
@@ -87,15 +99,15 @@ def drive(row, script, ended=decode.FILL):
     appends.append(append)
     if append.mode == decode.CLOSED:
       break
-    emitted += min(next(script), append.most - emitted)
+    emitted += min(next(script), append.max_tokens - emitted)
     assert not row.finished(ended)
     append = row.next(emitted)
   return appends
 
 
 def tokens_of(append):
-  names = {(sequence.SPECIAL, sequence.START): "START", (sequence.SPECIAL, sequence.TURN): "TURN"}
-  return [names.get((k, i), f"{'ts?'[k]}{i}") for i, k in zip(append.ids_L, append.kinds_L, strict=True)]
+  names = {(sequence.SPECIAL, 0): "START", (sequence.SPECIAL, 1): "TURN"}
+  return [names.get((k, i), f"{'ts?'[k]}{i}") for i, k in zip(append.ids_L, append.token_types_L, strict=True)]
 
 
 class TestInterleaver:
@@ -109,24 +121,36 @@ class TestInterleaver:
   def test_without_a_prompt(self):
     row = self.make("sft", [1, 2, 3, 4, 5])
     first, second, last = drive(row, itertools.repeat(6), decode.LENGTH)
-    assert tokens_of(first) == ["START", "t1", "t2"] and (first.least, first.most, first.mode) == (0, 6, decode.OPEN)
-    assert tokens_of(second) == ["t3", "t4"] and (second.least, second.most, second.mode) == (0, 12, decode.OPEN)
-    assert tokens_of(last) == ["t5", "TURN"] and (last.least, last.most, last.mode) == (10, 30, decode.CLOSED)
+    assert tokens_of(first) == ["START", "t1", "t2"] and (first.min_tokens, first.max_tokens, first.mode) == (
+      0,
+      6,
+      decode.OPEN,
+    )
+    assert tokens_of(second) == ["t3", "t4"] and (second.min_tokens, second.max_tokens, second.mode) == (
+      0,
+      12,
+      decode.OPEN,
+    )
+    assert tokens_of(last) == ["t5", "TURN"] and (last.min_tokens, last.max_tokens, last.mode) == (
+      10,
+      30,
+      decode.CLOSED,
+    )
     assert row.placed == 7
 
   def test_a_fill_that_is_drawn_early_starts_the_count_again(self):
     first, second, third, _ = drive(self.make("sft", [1, 2, 3, 4, 5, 6]), iter([2, 0, 6]))
-    assert [a.most for a in (first, second, third)] == [6, 8, 8]
+    assert [a.max_tokens for a in (first, second, third)] == [6, 8, 8]
 
   def test_text_that_ends_on_a_group_leaves_the_turn_alone(self):
     _, last = drive(self.make("sft", [1, 2]), itertools.repeat(6))
-    assert tokens_of(last) == ["TURN"] and (last.least, last.most) == (4, 12)
+    assert tokens_of(last) == ["TURN"] and (last.min_tokens, last.max_tokens) == (4, 12)
 
   def test_with_a_prompt(self):
     row = self.make("icl", [1], closed=False)
     first = row.opening()
     assert tokens_of(first) == ["START", "t5", "t6", *(f"s{i}" for i in range(1, 7)), "t7", "t1", "s7", "s8"]
-    assert first.most == 4 and row.next(4) is None
+    assert first.max_tokens == 4 and row.next(4) is None
     row.push([2])
     assert row.next(4) is None
     row.push([3])
@@ -140,15 +164,15 @@ class TestInterleaver:
     row.close()
     only = row.opening()
     assert tokens_of(only) == ["START", "t5", "t1", *(f"s{i}" for i in range(1, 7)), "t2", "TURN", "s7", "s8", "s9"]
-    assert (only.least, only.most, only.mode, only.prefix) == (4, 12, decode.CLOSED, 1)
+    assert (only.min_tokens, only.max_tokens, only.mode, only.prefix) == (4, 12, decode.CLOSED, 1)
     assert row.finished(decode.END) and row.finished(decode.LENGTH)
 
   def test_less_than_a_group_is_a_row_of_known_text(self):
     row = self.make("sft", [3])
-    ids, kinds = sequence.known_text_row([], [3])
+    ids, kinds = sequence.known_text_row([], [3], config=SMALL)
     opening = row.opening()
     np.testing.assert_array_equal(opening.ids_L, ids)
-    np.testing.assert_array_equal(opening.kinds_L, kinds)
+    np.testing.assert_array_equal(opening.token_types_L, kinds)
 
   @pytest.mark.parametrize("prompt", PROMPTS)
   def test_every_opening_begins_with_the_prefix(self, prompt):
@@ -157,10 +181,13 @@ class TestInterleaver:
       opening, (ids, kinds) = row.opening(), row.prefix
       assert opening.prefix == min(len(ids), len(opening.ids_L) - 1)
       np.testing.assert_array_equal(opening.ids_L[: len(ids)], ids)
-      np.testing.assert_array_equal(opening.kinds_L[: len(ids)], kinds)
+      np.testing.assert_array_equal(opening.token_types_L[: len(ids)], kinds)
 
   def test_rows_of_known_text_begin_with_their_prefix(self):
-    row, prefix = sequence.known_text_row([1, 2], [3, 4], [5]), sequence.known_text_prefix([1, 2])
+    row, prefix = (
+      sequence.known_text_row([1, 2], [3, 4], [5], config=SMALL),
+      sequence.known_text_prefix([1, 2], config=SMALL),
+    )
     for whole, part in zip(row, prefix, strict=True):
       assert len(part) == 3
       np.testing.assert_array_equal(whole[:3], part)
@@ -178,14 +205,14 @@ class TestInterleaver:
         continue
       parts, emitted = [], prompt
       for append in drive(row, itertools.repeat(6), decode.LENGTH):
-        parts.append((append.ids_L, append.kinds_L))
-        count = append.most - (emitted - prompt) if append.mode == decode.OPEN else len(speech) - emitted
+        parts.append((append.ids_L, append.token_types_L))
+        count = append.max_tokens - (emitted - prompt) if append.mode == decode.OPEN else len(speech) - emitted
         parts.append((speech[emitted : emitted + count], np.full(count, sequence.SPEECH)))
         emitted += count
       ids, kinds = (np.concatenate(x) for x in zip(*parts, strict=True))
       whole = sequence.training_row(text, speech, SMALL, interleaved=True)
       np.testing.assert_array_equal(ids, whole.ids_L)
-      np.testing.assert_array_equal(kinds, whole.kinds_L)
+      np.testing.assert_array_equal(kinds, whole.token_types_L)
 
   def test_nothing_opens_without_new_text(self):
     row = self.make("icl of whole groups", closed=True)
@@ -225,24 +252,24 @@ class TestInterleaver:
 
 def always(which):
   """Noise under which one id is drawn whenever it may be."""
-  return NoisyArgmax(jnp.zeros((64, SMALL.speech_vocab)).at[:, which].set(1e4))
+  return NoisyArgmax(jnp.zeros((64, SMALL.speech_vocab.rows)).at[:, which].set(1e4))
 
 
 def test_ids_that_cannot_come_are_errors_only_where_the_released_rule_lets_them_be_drawn(small):
-  for which in (SMALL.stop_id, SMALL.fill_id):
-    with pytest.raises(TokenError, match="stop" if which == SMALL.stop_id else "fill"):
-      speak(small, "sft", [TEXT[:5]], sampler=always(which), below_least=decode.FORBID_END)
+  for which in (SMALL.speech_vocab.codebook_size + 1, SMALL.speech_vocab.fill_id):
+    with pytest.raises(TokenError, match="stop" if which == SMALL.speech_vocab.codebook_size + 1 else "fill"):
+      speak(small, "sft", [TEXT[:5]], sampler=always(which), below_min=decode.FORBID_END)
     tokens = speak(small, "sft", [TEXT[:5]], sampler=always(which))
-    assert len(tokens) >= 10 and max(tokens) < SMALL.speech_codes
+    assert len(tokens) >= 10 and max(tokens) < SMALL.speech_vocab.codebook_size
   # C is forbidden as long as text may come, whatever the rule, and below the least.
   for rule in (decode.FORBID_ALL, decode.FORBID_END):
-    assert len(speak(small, "sft", [TEXT[:5]], sampler=always(SMALL.end_id), below_least=rule)) == 12
+    assert len(speak(small, "sft", [TEXT[:5]], sampler=always(SMALL.speech_vocab.end_id), below_min=rule)) == 12
 
 
 def test_every_draw_is_a_fresh_one(small):
   """Draw i takes noise row i: one after a fill that was drawn is not the same again; a fill that is due takes none."""
-  ids = np.r_[SMALL.fill_id, np.arange(1, 40) % 20]
-  sampler = NoisyArgmax(jnp.zeros((40, SMALL.speech_vocab)).at[np.arange(40), ids].set(1e4))
+  ids = np.r_[SMALL.speech_vocab.fill_id, np.arange(1, 40) % 20]
+  sampler = NoisyArgmax(jnp.zeros((40, SMALL.speech_vocab.rows)).at[np.arange(40), ids].set(1e4))
   assert speak(small, "sft", [TEXT[:5]], sampler=sampler) == ids[1:31].tolist()
 
 
@@ -251,18 +278,20 @@ def test_a_cached_prefix_changes_nothing(small, prompt):
   model, params = small
   row = Interleaver(SMALL, *PROMPTS[prompt])
   rows = sequence.pad_rows([row.prefix], length=24)
-  prefix = jax.jit(functools.partial(decode.prefix_cache, model, params))(rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  prefix = jax.jit(functools.partial(decode.prefix_cache, model, params))(
+    rows.ids_BL, rows.token_types_BL, rows.lengths_B
+  )
   row.push(TEXT[:5])
   opening = row.opening()
   start = opening.prefix
-  whole, rest = (sequence.pad_rows([(opening.ids_L[s:], opening.kinds_L[s:])], length=24) for s in (0, start))
+  whole, rest = (sequence.pad_rows([(opening.ids_L[s:], opening.token_types_L[s:])], length=24) for s in (0, start))
   run = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.prefill)[0])
   follow = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.step)[0])
   starts = np.array([start], np.int32)
   padded = decode.pad_cache(prefix, 48)
   np.testing.assert_allclose(
-    follow(rest.ids_BL, rest.kinds_BL, rest.lengths_B, starts, padded),
-    run(whole.ids_BL, whole.kinds_BL, whole.lengths_B),
+    follow(rest.ids_BL, rest.token_types_BL, rest.lengths_B, starts, padded),
+    run(whole.ids_BL, whole.token_types_BL, whole.lengths_B),
     atol=1e-5,
   )
   assert speak(small, prompt, [TEXT], prefix=prefix) == speak(small, prompt, [TEXT])

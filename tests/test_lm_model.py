@@ -72,10 +72,12 @@ def test_training_rows_logits_and_loss_equal_the_reference(lm, forward, golden, 
   np.testing.assert_array_equal(rows.lengths_B, data["lm_len"])
   valid = np.arange(rows.ids_BL.shape[1]) < rows.lengths_B[:, None]
 
-  vectors = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.embed))(rows.ids_BL, rows.kinds_BL)
+  vectors = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.embed))(
+    rows.ids_BL, rows.token_types_BL
+  )
   np.testing.assert_array_equal(np.asarray(vectors)[valid], data["lm_input_embedding"][valid])
 
-  logits = forward(rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  logits = forward(rows.ids_BL, rows.token_types_BL, rows.lengths_B)
   # Well within 1e-3, the rule for a whole network.
   np.testing.assert_allclose(np.asarray(logits)[..., data["columns"]][valid], data["logits"][valid], atol=1e-5)
   np.testing.assert_allclose(jax.nn.logsumexp(logits, -1)[valid], data["logsumexp"][valid], atol=1e-5)
@@ -96,10 +98,10 @@ def test_padding_changes_no_valid_position(lm, forward, golden):
   model, _ = lm
   data = golden("lm_mixed")
   rows = golden_rows(data, model.config, (1, 0, 1))
-  batch = forward(rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  batch = forward(rows.ids_BL, rows.token_types_BL, rows.lengths_B)
   length = int(rows.lengths_B[2])
   ids, kinds = (np.full((1, rows.ids_BL.shape[1]), fill, np.int32) for fill in (7, 1))  # other padding
-  ids[0, :length], kinds[0, :length] = rows.ids_BL[2, :length], rows.kinds_BL[2, :length]
+  ids[0, :length], kinds[0, :length] = rows.ids_BL[2, :length], rows.token_types_BL[2, :length]
   alone = forward(ids, kinds, np.array([length], np.int32))
   np.testing.assert_allclose(alone[0, :length], batch[2, :length], atol=1e-5)
 
@@ -124,7 +126,7 @@ def test_no_gradient_reaches_later_tokens_or_padding(lm):
 def test_stacked_layers_equal_separate_ones(lm, forward, golden):
   model, params = lm
   rows = golden_rows(golden("lm_mixed"), model.config, (1, 0, 1))
-  args = (rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  args = (rows.ids_BL, rows.token_types_BL, rows.lengths_B)
   stacked = stack_layers(params)
   model_scan = TextSpeechLM(model.config, scan=True, remat="full")
   shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
@@ -147,7 +149,7 @@ def test_stacked_layers_equal_separate_ones(lm, forward, golden):
 def test_fused_matrices_equal_separate_ones(lm, forward, golden):
   model, params = lm
   rows = golden_rows(golden("lm_mixed"), model.config, (1, 0, 1))
-  args = (rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  args = (rows.ids_BL, rows.token_types_BL, rows.lengths_B)
   fused, model_fused = fuse_for_decoding(params), TextSpeechLM(model.config, fused=True)
   shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
   assert shapes(fused) == shapes(unbox(abstract(model_fused)))
@@ -211,7 +213,7 @@ def test_bfloat16_compute_keeps_float32_logits(lm, golden):
   model, params = lm
   rows = golden_rows(golden("lm_unistream"), model.config, (0, 0, 0))
   half = TextSpeechLM(model.config, dtype=jnp.bfloat16)
-  logits = jax.jit(lambda *a: half.apply({"params": params}, *a))(rows.ids_BL, rows.kinds_BL, rows.lengths_B)
+  logits = jax.jit(lambda *a: half.apply({"params": params}, *a))(rows.ids_BL, rows.token_types_BL, rows.lengths_B)
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(loss.cross_entropy(logits, rows.targets_BL), golden("lm_unistream")["loss"], atol=2e-2)
 

@@ -31,14 +31,20 @@ def lm(release):
 
 def pack(rows, places, batch, length):
   """A packed batch: utterance i goes into row places[i], after those that are there already."""
-  out = {name: np.zeros((batch, length), np.int32) for name in ("ids_BL", "kinds_BL", "segments_BL", "positions_BL")}
+  out = {
+    name: np.zeros((batch, length), np.int32) for name in ("ids_BL", "token_types_BL", "segments_BL", "positions_BL")
+  }
   out["targets_BL"] = np.full((batch, length), sequence.IGNORE, np.int32)
   ends, counts = [0] * batch, [0] * batch
   for row, b in zip(rows, places, strict=True):
     n = len(row.ids_L)
     span = slice(ends[b], ends[b] + n)
     counts[b] += 1
-    out["ids_BL"][b, span], out["kinds_BL"][b, span], out["targets_BL"][b, span] = row.ids_L, row.kinds_L, row.targets_L
+    out["ids_BL"][b, span], out["token_types_BL"][b, span], out["targets_BL"][b, span] = (
+      row.ids_L,
+      row.token_types_L,
+      row.targets_L,
+    )
     out["segments_BL"][b, span], out["positions_BL"][b, span] = counts[b], np.arange(n)
     ends[b] += n
   return out
@@ -82,13 +88,13 @@ def test_each_utterance_scores_as_it_does_alone(lm, golden):
   padded = golden_rows(golden("lm_mixed"), model.config, (1, 0, 1))
   run = jax.jit(
     lambda p, s, q: (
-      model.apply({"params": params}, p["ids_BL"], p["kinds_BL"], segments_BL=p["segments_BL"],
+      model.apply({"params": params}, p["ids_BL"], p["token_types_BL"], segments_BL=p["segments_BL"],
                   positions_BL=p["positions_BL"]),
       model.apply({"params": params}, s, q, padded.lengths_B),
     ),
     compiler_options=QUICK,
   )  # fmt: skip
-  together, alone = run(packed, padded.ids_BL, padded.kinds_BL)
+  together, alone = run(packed, padded.ids_BL, padded.token_types_BL)
   for i, row in enumerate(rows):
     part = np.asarray(together)[0][packed["segments_BL"][0] == i + 1]
     np.testing.assert_allclose(part, alone[i, : len(row.ids_L)], atol=1e-5)
@@ -160,14 +166,14 @@ class TestSpeakerAblation:
     return pack(rows, (0, 0, 1), 2, 20) | {"speaker_BSE": speakers}
 
   def test_rows_have_a_place_for_it(self, batch):
-    assert batch["kinds_BL"][0, :2].tolist() == [sequence.SPECIAL, sequence.SPEAKER]
+    assert batch["token_types_BL"][0, :2].tolist() == [sequence.SPECIAL, sequence.SPEAKER]
     assert batch["targets_BL"][0, :9].tolist() == [-1, -1, -1, -1, 7, 8, 9, 6561, -1]
 
   def test_each_utterance_reads_its_own_speaker(self, batch):
-    model = TextSpeechLM(dataclasses.replace(tiny().lm, layers=1), speaker=24)
+    model = TextSpeechLM(dataclasses.replace(tiny().lm, layers=1), speaker_dim=24)
     arguments = {name: batch[name] for name in ("segments_BL", "positions_BL", "speaker_BSE")}
 
-    init = lambda key: unbox(model.init(key, batch["ids_BL"], batch["kinds_BL"], **arguments)["params"])
+    init = lambda key: unbox(model.init(key, batch["ids_BL"], batch["token_types_BL"], **arguments)["params"])
     rng = np.random.default_rng(1)
     params = jax.tree.map(
       lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), jax.eval_shape(init, jax.random.key(0))
@@ -178,7 +184,7 @@ class TestSpeakerAblation:
     def gradient(speakers):
       def total(speakers):
         logits = model.apply(
-          {"params": params}, batch["ids_BL"], batch["kinds_BL"], **arguments | {"speaker_BSE": speakers}
+          {"params": params}, batch["ids_BL"], batch["token_types_BL"], **arguments | {"speaker_BSE": speakers}
         )
         return jnp.sum(jnp.square(logits[0, 8:16]))  # the second utterance of the first row
 
@@ -191,19 +197,19 @@ class TestSpeakerAblation:
     shape = lambda **options: unbox(
       jax.eval_shape(
         lambda: TextSpeechLM(tiny().lm, **options).init(
-          jax.random.key(0), batch["ids_BL"], batch["kinds_BL"], segments_BL=batch["segments_BL"],
+          jax.random.key(0), batch["ids_BL"], batch["token_types_BL"], segments_BL=batch["segments_BL"],
           speaker_BSE=batch["speaker_BSE"] if options else None,
         )["params"]
       )
     )  # fmt: skip
-    assert set(shape(speaker=24)) - set(shape()) == {"speaker_projection"}
+    assert set(shape(speaker_dim=24)) - set(shape()) == {"speaker_projection"}
     with pytest.raises(ConfigError, match="length of 0"):
       TextSpeechLM(tiny().lm).init(
-        jax.random.key(0), batch["ids_BL"], batch["kinds_BL"], segments_BL=batch["segments_BL"],
+        jax.random.key(0), batch["ids_BL"], batch["token_types_BL"], segments_BL=batch["segments_BL"],
         speaker_BSE=batch["speaker_BSE"],
       )  # fmt: skip
     with pytest.raises(ConfigError, match="either lengths_B"):
-      TextSpeechLM(tiny().lm).init(jax.random.key(0), batch["ids_BL"], batch["kinds_BL"])
+      TextSpeechLM(tiny().lm).init(jax.random.key(0), batch["ids_BL"], batch["token_types_BL"])
 
 
 def test_unigram_accuracy_is_the_share_of_the_commonest_target():

@@ -8,34 +8,42 @@ import pytest
 from cosyjax.config import tiny
 from cosyjax.errors import TokenError
 from cosyjax.lm import sequence
-from cosyjax.lm.sequence import IGNORE, SPECIAL, SPEECH, START, TEXT, TURN
+from cosyjax.lm.sequence import IGNORE, SPECIAL, SPEECH, TEXT
 
 CONFIG = dataclasses.replace(tiny().lm, mix_text=2, mix_speech=3)
-END, FILL = CONFIG.end_id, CONFIG.fill_id
+END, FILL = CONFIG.speech_vocab.end_id, CONFIG.speech_vocab.fill_id
 
 
 def tokens(pair):
-  """(ids, kinds) as readable strings: t5, s7, START, TURN."""
-  names = {(SPECIAL, START): "START", (SPECIAL, TURN): "TURN"}
+  """(ids, token types) as readable strings: t5, s7, START, TURN."""
+  names = {(SPECIAL, 0): "START", (SPECIAL, 1): "TURN"}
   return [names.get((k, i), f"{'ts'[k]}{i}" if k != SPECIAL else "?") for i, k in zip(*pair, strict=True)]
 
 
 def test_known_text_row():
-  assert tokens(sequence.known_text_row([1, 2], [3], [7, 8])) == ["START", "t1", "t2", "t3", "TURN", "s7", "s8"]
-  assert tokens(sequence.known_text_row([], [3])) == ["START", "t3", "TURN"]
+  assert tokens(sequence.known_text_row([1, 2], [3], [7, 8], config=CONFIG)) == [
+    "START",
+    "t1",
+    "t2",
+    "t3",
+    "TURN",
+    "s7",
+    "s8",
+  ]
+  assert tokens(sequence.known_text_row([], [3], config=CONFIG)) == ["START", "t3", "TURN"]
   with pytest.raises(TokenError, match="no text"):
-    sequence.known_text_row([1], [])
+    sequence.known_text_row([1], [], config=CONFIG)
 
 
 def test_training_row_with_known_text():
   row = sequence.training_row([1, 2], [7, 8, 9], CONFIG, interleaved=False)
-  assert tokens((row.ids_L, row.kinds_L)) == ["START", "t1", "t2", "TURN", "s7", "s8", "s9"]
+  assert tokens((row.ids_L, row.token_types_L)) == ["START", "t1", "t2", "TURN", "s7", "s8", "s9"]
   assert row.targets_L.tolist() == [IGNORE, IGNORE, IGNORE, 7, 8, 9, END]
 
 
 def test_interleaved_training_row():
   row = sequence.training_row([1, 2, 3], list(range(10, 16)), CONFIG, interleaved=True)
-  assert tokens((row.ids_L, row.kinds_L)) == [
+  assert tokens((row.ids_L, row.token_types_L)) == [
     "START", "t1", "t2", "s10", "s11", "s12", "t3", "TURN", "s13", "s14", "s15",
   ]  # fmt: skip
   assert row.targets_L.tolist() == [IGNORE, IGNORE, 10, 11, 12, FILL, IGNORE, 13, 14, 15, END]
@@ -46,7 +54,7 @@ def test_too_little_speech_falls_back(speech, falls_back):
   """Four text ids call for more than six speech ids at 2:3."""
   row = sequence.training_row([1, 2, 3, 4], [9] * speech, CONFIG, interleaved=True)
   plain = sequence.training_row([1, 2, 3, 4], [9] * speech, CONFIG, interleaved=False)
-  assert np.array_equal(row.kinds_L, plain.kinds_L) == falls_back
+  assert np.array_equal(row.token_types_L, plain.token_types_L) == falls_back
   assert (FILL in row.targets_L) != falls_back
 
 
@@ -57,9 +65,9 @@ def test_each_target_is_the_next_token_of_speech(text):
     row = sequence.training_row(np.arange(text), speech, CONFIG, interleaved=interleaved)
     spoken = row.targets_L[(row.targets_L != IGNORE) & (row.targets_L < END)]
     np.testing.assert_array_equal(spoken, speech)
-    np.testing.assert_array_equal(row.ids_L[row.kinds_L == SPEECH], speech)
-    np.testing.assert_array_equal(row.ids_L[row.kinds_L == TEXT], np.arange(text))
-    follows = row.kinds_L[1:] == SPEECH
+    np.testing.assert_array_equal(row.ids_L[row.token_types_L == SPEECH], speech)
+    np.testing.assert_array_equal(row.ids_L[row.token_types_L == TEXT], np.arange(text))
+    follows = row.token_types_L[1:] == SPEECH
     np.testing.assert_array_equal(row.targets_L[:-1][follows], row.ids_L[1:][follows])
     assert row.targets_L[-1] == END
 
@@ -84,10 +92,10 @@ def test_streamed_pieces_make_the_training_row(text, prompt):
         break
       parts.append(sequence.text_tokens(text_ids[used_text : used_text + config.mix_text]))
       used_text, due = used_text + config.mix_text, config.mix_speech
-  parts.append(sequence.closing_tokens(text_ids[used_text:], speech[used_speech:]))
+  parts.append(sequence.closing_tokens(text_ids[used_text:], speech[used_speech:], config=CONFIG))
   ids, kinds = (np.concatenate(x) for x in zip(*parts, strict=True))
   np.testing.assert_array_equal(ids, whole.ids_L)
-  np.testing.assert_array_equal(kinds, whole.kinds_L)
+  np.testing.assert_array_equal(kinds, whole.token_types_L)
 
 
 def test_speech_until_the_first_fill():
@@ -105,7 +113,11 @@ def test_bad_ids_are_refused(text, speech, message):
 
 
 def test_padding_rows():
-  rows = sequence.pad_rows([sequence.known_text_row([], [3]), sequence.known_text_row([1], [2])], length=6, batch=3)
+  rows = sequence.pad_rows(
+    [sequence.known_text_row([], [3], config=CONFIG), sequence.known_text_row([1], [2], config=CONFIG)],
+    length=6,
+    batch=3,
+  )
   assert rows.ids_BL.shape == (3, 6) and rows.lengths_B.tolist() == [3, 4, 0]
   assert np.all(rows.targets_BL == IGNORE) and not rows.ids_BL[2].any()
   training = [sequence.training_row([1], [5] * n, CONFIG, interleaved=False) for n in (1, 3)]

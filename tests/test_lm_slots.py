@@ -39,23 +39,23 @@ class Programs:
     return decode.empty_state(SMALL, self.batch, CAPACITY)
 
   def begin(self, state, slot, append, seed):
-    bounds = (np.array([value], np.int32) for value in (append.least, append.most))
-    rows = sequence.pad_rows([(append.ids_L, append.kinds_L)], length=32)
+    bounds = (np.array([value], np.int32) for value in (append.min_tokens, append.max_tokens))
+    rows = sequence.pad_rows([(append.ids_L, append.token_types_L)], length=32)
     one = self.prefill(
-      rows.ids_BL, rows.kinds_BL, rows.lengths_B, *bounds, key(seed)[None], mode_B=np.array([append.mode])
+      rows.ids_BL, rows.token_types_BL, rows.lengths_B, *bounds, key(seed)[None], mode_B=np.array([append.mode])
     )
     return self.insert(state, one, slot)
 
   def append(self, state, appends):
     """Appends to some slots: slot -> Append."""
     none = np.zeros(0, np.int32), np.zeros(0, np.int32)
-    rows = [(a.ids_L, a.kinds_L) if (a := appends.get(b)) else none for b in range(self.batch)]
+    rows = [(a.ids_L, a.token_types_L) if (a := appends.get(b)) else none for b in range(self.batch)]
     rows = sequence.pad_rows(rows, length=16)
     new = {
       f"{name}_B": np.array([getattr(appends.get(b), name, 0) for b in range(self.batch)], np.int32)
-      for name in ("least", "most", "mode")
+      for name in ("min_tokens", "max_tokens", "mode")
     }
-    return self.extend(state, rows.ids_BL, rows.kinds_BL, rows.lengths_B, **new)
+    return self.extend(state, rows.ids_BL, rows.token_types_BL, rows.lengths_B, **new)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,9 @@ def test_steps_do_not_run_for_rows_that_are_not_active(small):
   row = Interleaver(SMALL)
   row.push(TEXT)
   opening = row.opening()
-  rows = sequence.pad_rows([(opening.ids_L, opening.kinds_L)] * 2, length=8)
+  rows = sequence.pad_rows([(opening.ids_L, opening.token_types_L)] * 2, length=8)
   start = lambda: decode.prefill(
-    model, params, rows.ids_BL, rows.kinds_BL, rows.lengths_B, jnp.array([9, 9]), jnp.array([30, 30]),
+    model, params, rows.ids_BL, rows.token_types_BL, rows.lengths_B, jnp.array([9, 9]), jnp.array([30, 30]),
     jnp.stack([key(1), key(2)]), capacity=64, mode_B=jnp.array([decode.KNOWN] * 2),
   )  # fmt: skip
   run = lambda s, n, active: decode.decode_steps(model, params, s, n, active_B=active)

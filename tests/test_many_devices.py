@@ -41,10 +41,10 @@ def flow():
   """(mesh -> state, update, shardings; number -> batch)."""
   c = FlowConfig(
     token_width=16,
-    speaker=24,
-    codes=27,
-    encoder=FlowEncoderConfig(width=16, heads=8, ffn=16, blocks=1, up_blocks=1),
-    unet=UNetConfig(channels=16, heads=8, head_dim=8, blocks=1, mid_stages=1),
+    speaker_dim=24,
+    codebook_size=27,
+    encoder=FlowEncoderConfig(width=16, heads=8, ffn=16, layers=1, up_layers=1),
+    estimator=UNetConfig(channels=16, heads=8, head_dim=8, transformer_layers=1, mid_layers=1),
   )
   model, objective, tx = Flow(c, training=True), flow_objective.FlowObjective(), make_optimiser(OPTIM, 100)
   init = lambda key: model.init(key, *init_arguments(c))["params"]

@@ -16,8 +16,8 @@ from cosyjax.speaker.campplus import SpeakerEncoder
 from cosyjax.speaker.margin import margin_logits, margin_loss, warm_margin
 from cosyjax.speaker.norms import BatchNorms, move
 
-SIZES = {"mel_bins": 16, "head_channels": 4, "width": 8, "growth": 4, "embedding": 6}
-CONFIG = dataclasses.replace(tiny().speaker, **SIZES, blocks=(1,), kernels=(3,), dilations=(2,))
+SIZES = {"mel_bins": 16, "head_channels": 4, "width": 8, "growth": 4, "speaker_dim": 6}
+CONFIG = dataclasses.replace(tiny().speaker, **SIZES, layers=(1,), kernels=(3,), dilations=(2,))
 MODULE = speaker_objective.SpeakerClassifier(CONFIG, 5)
 MARGIN = speaker_objective.MarginConfig(warmup=4)
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles twice as fast

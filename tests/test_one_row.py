@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from cosyjax import sharding
 from cosyjax.analysis import collectives
 from cosyjax.flow import attention
-from cosyjax.flow.past import NO_PAST
+from cosyjax.flow.chunk_cache import NO_CACHE
 from cosyjax.layers.rows import one_row_at_a_time
 from cosyjax.lm import attention as lm_attention
 
@@ -21,7 +21,7 @@ def test_head_by_head_is_all_heads(by_distance):
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   q, k, v = (draw(3, 12, 4, 8) for _ in range(3))
   blocks_BT = jnp.asarray(rng.integers(0, 4, (3, 12)), jnp.int32)
-  mask = attention.make_mask(NO_PAST, blocks_BT)
+  mask = attention.make_mask(NO_CACHE, blocks_BT)
   far = (draw(3, 12, 4, 8), draw(24, 4, 8)) if by_distance else ()
 
   def run(form):
@@ -58,7 +58,7 @@ def test_rows_and_heads_stay_on_their_devices():
 
   def step(form):
     def run(q, k, v, blocks_BT, g):
-      y, pull = jax.vjp(lambda *a: form(*a, attention.make_mask(NO_PAST, blocks_BT), None), q, k, v)
+      y, pull = jax.vjp(lambda *a: form(*a, attention.make_mask(NO_CACHE, blocks_BT), None), q, k, v)
       return y, pull(g)
 
     with jax.set_mesh(mesh):

@@ -34,7 +34,7 @@ def test_no_warmup_starts_at_the_peak_and_the_cosine_stays_at_its_end():
 
 
 def test_decay_spares_norms_biases_and_embeddings():
-  c = dataclasses.replace(config_lib.tiny().lm, speech_codes=16)
+  c = dataclasses.replace(config_lib.tiny().lm, speech_vocab=config_lib.SpeechVocab(16))
   ids = jnp.zeros((1, 4), jnp.int32)
   for scan in (False, True):
     lm = TextSpeechLM(c, scan=scan)

@@ -17,7 +17,7 @@ from cosyjax.speaker.campplus import SpeakerEncoder
 
 CONFIG = tiny().speaker
 # The same build with few layers, quick to compile.
-SHALLOW = dataclasses.replace(CONFIG, mel_bins=16, head_channels=8, blocks=(2, 1), kernels=(3, 3), dilations=(1, 2))
+SHALLOW = dataclasses.replace(CONFIG, mel_bins=16, head_channels=8, layers=(2, 1), kernels=(3, 3), dilations=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_no_gradient_reaches_padding_and_all_is_finite(shallow):
 
 
 def test_random_parameters_are_reproducible_and_tell_recordings_apart():
-  module = SpeakerEncoder(dataclasses.replace(SHALLOW, blocks=(1,), kernels=(3,), dilations=(1,)))
+  module = SpeakerEncoder(dataclasses.replace(SHALLOW, layers=(1,), kernels=(3,), dilations=(1,)))
   args = _fbank(2, 57, 16), jnp.array([57, 57])
   init = jax.jit(lambda key: unbox(module.init(key, *args)["params"]))
   trees = init(jax.random.key(0)), init(jax.random.key(0))
@@ -138,7 +138,7 @@ def test_full_size_has_the_parameters_of_the_release():
   front = 13 * config.head_channels - config.head_channels  # twelve convolutions of the front
   merged = front + config.width + sum(config.blocks) * config.growth * config.bottleneck + 512
   count = sum(leaf.size for leaf in jax.tree.leaves(_abstract(config)))
-  assert count == 6_848_544 - merged + config.embedding == 6_841_056
+  assert count == 6_848_544 - merged + config.speaker_dim == 6_841_056
 
 
 # Conversion

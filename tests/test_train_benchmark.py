@@ -10,7 +10,7 @@ from train import benchmark
 from train import task as task_lib
 
 LM = """
-from cosyjax.config import LMConfig
+from cosyjax.config import LMConfig, SpeechVocab
 from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.lm import Config, DataConfig
@@ -18,7 +18,7 @@ from train.lm import Config, DataConfig
 def config():
   return Config(
     run=RunConfig(steps=9), mesh=MeshConfig(fsdp=3), optim=OptimConfig(), data=DataConfig(rows=8, length=24),
-    lm=LMConfig(width=16, ffn=16, layers=2, heads=2, kv_heads=1, text_vocab=512, speech_codes=64),
+    lm=LMConfig(width=16, ffn=16, layers=2, heads=2, kv_heads=1, text_vocab=512, speech_vocab=SpeechVocab(64)),
   )
 """
 

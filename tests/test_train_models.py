@@ -41,8 +41,8 @@ def config():
   return Config(
     run=RunConfig(steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=1),
     flow=FlowConfig(
-      token_width=8, speaker=24, steps=2, encoder=FlowEncoderConfig(width=8, heads=1, ffn=8, blocks=1, up_blocks=1),
-      unet=UNetConfig(channels=8, heads=1, head_dim=8, blocks=1, mid_stages=1),
+      token_width=8, speaker_dim=24, steps=2, encoder=FlowEncoderConfig(width=8, heads=1, ffn=8, layers=1, up_layers=1),
+      estimator=UNetConfig(channels=8, heads=1, head_dim=8, transformer_layers=1, mid_layers=1),
     ),
     objective=FlowObjective(), data=DataConfig(seconds=6.0, buckets=(2.0,)),
     optim=OptimConfig(learning_rate=0.01, ema=0.9), mesh=MeshConfig(), samples=0,

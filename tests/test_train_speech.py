@@ -77,7 +77,7 @@ def test_speech_tokenizer_takes_two_steps(corpus, tmp_path, monkeypatch):
 def test_speaker_takes_two_steps(corpus, tmp_path, monkeypatch):
   monkeypatch.setattr(speaker, "Corpus", Corpus)
   small = [
-    "speaker.blocks=1",
+    "speaker.layers=1",
     "speaker.kernels=3",
     "speaker.dilations=1",
     "speaker.head_channels=4",

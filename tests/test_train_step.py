@@ -138,8 +138,8 @@ class Toy(nn.Module):
   """A stand-in for the LM, of the same signature, which compiles in a second."""
 
   @nn.compact
-  def __call__(self, ids_BL, kinds_BL, lengths_B):
-    x = embed(64, 64, ("vocab", "embed"), name="text_embedding")(ids_BL) + kinds_BL[..., None]
+  def __call__(self, ids_BL, token_types_BL, lengths_B):
+    x = embed(64, 64, ("vocab", "embed"), name="text_embedding")(ids_BL) + token_types_BL[..., None]
     assert jax.sharding.get_abstract_mesh().empty == self.is_initializing()  # a step is traced under its mesh
     x = shard_rows(x)
     x = jnp.tanh(dense(128, ("embed", "mlp"), name="up")(x))
@@ -149,7 +149,7 @@ class Toy(nn.Module):
 def tokens(n):
   rng = np.random.default_rng(n)
   draw = lambda high: rng.integers(0, high, (8, 16)).astype(np.int32)
-  return {"ids_BL": draw(60), "kinds_BL": draw(2), "targets_BL": draw(62) - 1,
+  return {"ids_BL": draw(60), "token_types_BL": draw(2), "targets_BL": draw(62) - 1,
           "lengths_B": rng.integers(8, 17, 8).astype(np.int32), "key": np.array([n, 1], np.uint32)}  # fmt: skip
 
 
@@ -158,13 +158,13 @@ def test_eight_devices_give_the_losses_of_one(net):
   shapes, lm = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8)], Toy()
   if net == "lm":
     shapes.append((2, 2, 2))
-    sizes = dataclasses.replace(config.tiny().lm, speech_codes=61, layers=1, text_vocab=64, heads=8)
+    sizes = dataclasses.replace(config.tiny().lm, speech_vocab=config.SpeechVocab(61), layers=1, text_vocab=64, heads=8)
     lm = TextSpeechLM(sizes)
   ids = jnp.zeros((1, 8), jnp.int32)
   init = lambda key: lm.init(key, ids, ids, jnp.array([8]))["params"]
 
   def loss_fn(params, batch, key, extra):
-    logits = lm.apply({"params": params}, batch["ids_BL"], batch["kinds_BL"], batch["lengths_B"])
+    logits = lm.apply({"params": params}, batch["ids_BL"], batch["token_types_BL"], batch["lengths_B"])
     drop = jax.random.bernoulli(key, 0.2, batch["targets_BL"].shape)  # drawn for the whole batch from one key
     targets = jnp.where(drop, -1, batch["targets_BL"])
     return Loss(-jnp.sum(token_log_probs(logits, targets)), jnp.sum(targets >= 0).astype(jnp.float32))

@@ -12,7 +12,7 @@ import optax
 import pytest
 import soundfile
 
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.data.feature_store import ShardWriter, shard_stem
 from cosyjax.sharding import make_mesh
 from cosyjax.training.optimiser import OptimConfig, make_optimiser
@@ -21,6 +21,8 @@ from cosyjax.vocoder import gan_step, losses
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators
 from cosyjax.vocoder.hift import Vocoder, init_arguments
 from train import vocoder
+
+HOP = AudioConfig().hop
 
 MODEL = VocoderConfig(
   channels=8,
@@ -109,7 +111,7 @@ def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
   def in_turn(g, d, g_moments, d_moments):
     real_BA = jnp.where(valid_BA, batch["audio_BA"], 0)
     judge = lambda d, x: judges.apply({"params": d}, x)
-    draws = gan_step.draw(jax.random.wrap_key_data(batch["key"]), ROWS, FRAMES, 3)
+    draws = gan_step.draw(jax.random.wrap_key_data(batch["key"]), ROWS, FRAMES, MODEL)
 
     def generate(g):
       wave_BA, out = model.apply({"params": g}, batch["mel_BTM"], lengths_B, *draws)
@@ -126,7 +128,7 @@ def test_one_update_is_a_step_of_each_network_in_turn(parts, states, updates):
       wave_BA, f0_BT = generate(g)
       (real, real_maps), (fake, maps) = judge(d, real_BA), judge(d, wave_BA)
       return mean(
-        weights.mel * losses.mel_loss(real_BA, wave_BA, lengths_B)
+        weights.mel * losses.mel_loss(real_BA, wave_BA, lengths_B, MODEL)
         + 4 * losses.feature_loss(real_maps, maps)
         + losses.generator_loss(fake)
         + losses.relativistic_loss(fake, real)
@@ -194,7 +196,7 @@ def test_what_lies_in_padding_changes_nothing(states, updates):
 
 
 def test_overtones_of_a_crop_keep_their_phase_to_the_fundamental():
-  phase_BH, noise_BAH = gan_step.draw(jax.random.key(0), 3, 2, 4)
+  phase_BH, noise_BAH = gan_step.draw(jax.random.key(0), 3, 2, dataclasses.replace(MODEL, harmonics=3))
   assert noise_BAH.shape == (3, 2 * HOP, 4)
   assert np.all((phase_BH >= 0) & (phase_BH < 1)) and len(np.unique(phase_BH[:, 0])) == 3
   off = phase_BH - phase_BH[:, :1] * np.arange(1, 5)
@@ -204,7 +206,7 @@ def test_overtones_of_a_crop_keep_their_phase_to_the_fundamental():
 @pytest.mark.long
 def test_f0_learns_from_its_own_loss_alone(parts, states):
   model, batch = parts[0], _batch()
-  draws = gan_step.draw(jax.random.key(0), ROWS, FRAMES, 3)
+  draws = gan_step.draw(jax.random.key(0), ROWS, FRAMES, MODEL)
 
   @jax.jit
   def gradient(params):

@@ -12,11 +12,14 @@ import pytest
 from convert import engine, table_vocoder
 from convert.read_pt import read_pt
 from convert.read_yaml import read_yaml
-from cosyjax.config import HOP, cosyvoice2, tiny
+from cosyjax.config import AudioConfig, cosyvoice2, tiny
 from cosyjax.errors import ConversionError
 from cosyjax.layers.basic import unbox
 from cosyjax.vocoder.hift import Vocoder
 from cosyjax.vocoder.source import request_phase_noise
+
+HOP = AudioConfig().hop
+CONFIG = cosyvoice2().vocoder
 
 
 def _init(config, key, frames=2):
@@ -87,9 +90,8 @@ def test_voicing_is_that_of_the_reference(reference):
 
 def test_padding_changes_no_row(call, vocoder, reference):
   config, lengths, frames = vocoder[0].config, [7, 12, 1, 0], 12
-  H = config.harmonics + 1
   mel = reference["mel"].reshape(4, 10, -1)[:, :, : config.mel_bins].repeat(2, axis=1)[:, :frames]  # four utterances
-  draw = jax.jit(jax.vmap(lambda k: request_phase_noise(k, frames, H)))
+  draw = jax.jit(jax.vmap(lambda k: request_phase_noise(k, frames, CONFIG)))
   phase, noise = draw(jax.random.split(jax.random.key(0), 4))
   dirty = mel.copy()
   for row, length in enumerate(lengths):
@@ -151,7 +153,7 @@ def test_random_weights_give_sound():
   )
   params = jax.jit(functools.partial(_init, config))(jax.random.key(0))
   mel = jax.random.normal(jax.random.key(1), (1, 50, config.mel_bins)) * 2 - 4
-  phase, noise = request_phase_noise(jax.random.key(2), 50, 9)
+  phase, noise = request_phase_noise(jax.random.key(2), 50, CONFIG)
   args = (mel, jnp.array([50]), phase[None], noise[None])
   wave, _ = jax.jit(lambda *a: Vocoder(config).apply({"params": params}, *a))(*args)
   assert np.all(np.isfinite(wave))

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.config import HOP, SAMPLE_RATE
+from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.errors import ConfigError
 from cosyjax.vocoder.blocks import Snake, UpConv
 from cosyjax.vocoder.source import fixed_point, harmonic_source, request_phase_noise, sample_cycles
+
+CONFIG = VocoderConfig()
+HOP = AudioConfig().hop
+SAMPLE_RATE = AudioConfig().sample_rate
 
 
 def _normal(shape, seed=0, scale=1.0):
@@ -56,7 +60,7 @@ def _float64_cycles(f0: np.ndarray, harmonics: int) -> np.ndarray:
 def test_phase_stays_exact_over_minutes():
   # Multiples of 24000 / 2^16 Hz are exact in every arithmetic, so any drift would be ours.
   f0 = (np.random.default_rng(0).integers(150, 1500, 6000) * (SAMPLE_RATE / 2**16)).astype(np.float32)
-  cycles = np.asarray(jax.jit(lambda f: sample_cycles(f, jnp.zeros((1, 9))))(f0[None]))[0]
+  cycles = np.asarray(jax.jit(lambda f: sample_cycles(f, jnp.zeros((1, 9)), CONFIG))(f0[None]))[0]
   ends = np.r_[:960, len(cycles) - 960 : len(cycles)]  # the first and the last half frame stand still
   error = cycles[ends] / 2.0**32 - _float64_cycles(f0, 9)[ends]
   assert np.abs(error - np.round(error)).max() < 1e-6  # cycles, after two minutes; float64 itself gives 1e-10
@@ -64,26 +68,26 @@ def test_phase_stays_exact_over_minutes():
 
 def test_initial_phase_shifts_every_sample_by_itself():
   f0, phase = np.full((1, 3), 140.0, np.float32), np.array([[0.0, 0.25, -0.375]], np.float32)
-  shift = sample_cycles(f0, phase) - sample_cycles(f0, jnp.zeros((1, 3)))
+  shift = sample_cycles(f0, phase, CONFIG) - sample_cycles(f0, jnp.zeros((1, 3)), CONFIG)
   assert np.unique(np.asarray(shift)[0], axis=0).tolist() == [[0, 1 << 30, 5 << 29]]
   assert int(fixed_point(jnp.float32(-1e-12))) == 0  # a full cycle is none
 
 
 def test_unvoiced_frames_are_noise_alone():
   f0, noise = np.array([[9.0, 10.0, 200.0, 0.0]], np.float32), _normal((1, 4 * HOP, 9))
-  sines, voiced = harmonic_source(f0, jnp.zeros((1, 9)), noise)
+  sines, voiced = harmonic_source(f0, jnp.zeros((1, 9)), noise, CONFIG)
   assert np.asarray(voiced).reshape(4, HOP).all(1).tolist() == [False, False, True, False]
   quiet = ~np.asarray(voiced)[0]
   np.testing.assert_allclose(sines[0, quiet], noise[0, quiet] * (0.1 / 3), rtol=1e-6)
-  silent, _ = harmonic_source(f0, jnp.zeros((1, 9)), jnp.zeros_like(noise))
+  silent, _ = harmonic_source(f0, jnp.zeros((1, 9)), jnp.zeros_like(noise), CONFIG)
   assert not np.any(silent[0, quiet])
   assert 0.099 < np.abs(silent[0, ~quiet]).max() <= 0.1
 
 
 def test_noise_depends_on_key_and_frame_alone():
   keys = jnp.stack([jax.random.key(5), jax.random.key(3)])
-  phase, long = jax.jit(lambda k: request_phase_noise(k, 11, 9))(jax.random.key(3))
-  _, batch = jax.jit(jax.vmap(lambda k: request_phase_noise(k, 4, 9)))(keys)
+  phase, long = jax.jit(lambda k: request_phase_noise(k, 11, CONFIG))(jax.random.key(3))
+  _, batch = jax.jit(jax.vmap(lambda k: request_phase_noise(k, 4, CONFIG)))(keys)
   long, batch = np.asarray(long), np.asarray(batch)
   np.testing.assert_array_equal(batch[1], long[: 4 * HOP])
   assert np.abs(np.mean(batch[0] * batch[1])) < 0.05  # another key, other noise
@@ -93,11 +97,11 @@ def test_noise_depends_on_key_and_frame_alone():
 
 
 def test_no_key_gives_silence_and_phases_are_drawn_on_request():
-  phase, noise = request_phase_noise(None, 2, 9)
+  phase, noise = request_phase_noise(None, 2, CONFIG)
   assert phase.shape == (9,)
   assert noise.shape == (2 * HOP, 9)
   assert not phase.any()
   assert not noise.any()
-  phase, _ = request_phase_noise(jax.random.key(0), 2, 9, random_phase=True)
+  phase, _ = request_phase_noise(jax.random.key(0), 2, CONFIG, random_phase=True)
   assert float(phase[0]) == 0
   assert np.all((phase[1:] > 0) & (phase[1:] < 1))

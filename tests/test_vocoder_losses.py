@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.audio.spectra import mel_24k
-from cosyjax.config import HOP
+from cosyjax.audio.spectra import mel_spectrogram
+from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.vocoder import losses
 
-mel_loss = jax.jit(losses.mel_loss, static_argnames="scales")
+HOP = AudioConfig().hop
+CONFIG = VocoderConfig()
+
+mel_loss = jax.jit(losses.mel_loss, static_argnames=("config", "scales"))
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +78,22 @@ def test_rows_do_not_depend_on_their_mates(reference):
 
 def test_mel_loss_is_that_of_the_mel_up_to_12_khz():
   real, fake, lengths = _tones(2, 6), _tones(2, 6, seed=1), jnp.array([6, 6])
-  mel = jax.jit(lambda x: mel_24k(x, lengths * HOP, fmax=None)[0])
+  mel = jax.jit(lambda x: mel_spectrogram(x, lengths * HOP, AudioConfig(fmax=None))[0])
   expected = jnp.mean(jnp.abs(mel(real) - mel(fake)))
-  got = mel_loss(real, fake, lengths)
+  got = mel_loss(real, fake, lengths, CONFIG)
   np.testing.assert_allclose(jnp.mean(got), expected, rtol=1e-5)
   assert got.shape == (2,) and expected > 0.5
-  np.testing.assert_array_equal(mel_loss(real, real, lengths), [0, 0])
+  np.testing.assert_array_equal(mel_loss(real, real, lengths, CONFIG), [0, 0])
 
 
 def test_mel_loss_takes_valid_frames_and_any_scales():
   real, fake, lengths = _tones(2, 6), _tones(2, 6, seed=1), jnp.array([4, 0])
   other = fake.at[0, 6 * HOP - 200 :].set(0)  # reaches no frame that counts
   scales = ((1920, 80), (480, 40))
-  got = mel_loss(real, fake, lengths, scales=scales)
+  got = mel_loss(real, fake, lengths, CONFIG, scales=scales)
   assert got[1] == 0
-  np.testing.assert_allclose(mel_loss(real, other, lengths, scales=scales), got, rtol=1e-6)
-  assert got[0] > mel_loss(real, fake, lengths)[0]
+  np.testing.assert_allclose(mel_loss(real, other, lengths, CONFIG, scales=scales), got, rtol=1e-6)
+  assert got[0] > mel_loss(real, fake, lengths, CONFIG)[0]
 
 
 def test_f0_loss_is_hertz_over_valid_frames():
@@ -100,7 +103,7 @@ def test_f0_loss_is_hertz_over_valid_frames():
 
 
 def test_gradient_at_silence_is_finite():
-  loss = lambda x: jnp.sum(mel_loss(_tones(1, 4), x, jnp.array([4])))
+  loss = lambda x: jnp.sum(mel_loss(_tones(1, 4), x, jnp.array([4]), CONFIG))
   gradient = jax.jit(jax.grad(loss))(jnp.zeros((1, 4 * HOP)))
   assert np.all(np.isfinite(gradient))
 

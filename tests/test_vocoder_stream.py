@@ -13,8 +13,8 @@ import pytest
 from convert import engine, table_flow, table_vocoder
 from convert.read_pt import read_pt
 from convert.read_yaml import read_yaml
-from cosyjax.audio import mel_24k
-from cosyjax.config import HOP, cosyvoice2
+from cosyjax.audio import mel_spectrogram
+from cosyjax.config import AudioConfig, cosyvoice2
 from cosyjax.errors import ConfigError
 from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
@@ -27,6 +27,9 @@ from cosyjax.vocoder.seams import seam_ratios
 from cosyjax.vocoder.source import phase_steps, request_phase_noise, sample_cycles
 from tests import upstream
 from tests.upstream import CrossFade
+
+HOP = AudioConfig().hop
+CONFIG = cosyvoice2().vocoder
 
 H = 9  # harmonics of the small release
 SLOTS, BATCH, FRAMES = 4, 3, 40  # rows of a state, rows of a step, most new frames in a step
@@ -60,7 +63,7 @@ def vocoder(released):
 def mel(recordings):
   """The prompt recording's mel [174, M]."""
   wave, _ = recordings["prompt"]
-  mel_BTM, lengths = mel_24k(wave[None], jnp.array([len(wave)]))
+  mel_BTM, lengths = mel_spectrogram(wave[None], jnp.array([len(wave)]), AudioConfig())
   return np.asarray(mel_BTM[0, : lengths[0]])
 
 
@@ -69,7 +72,7 @@ def in_one_pass(module):
 
   @jax.jit
   def run(params, mel_BTM, lengths_B, keys_B):
-    draw = lambda key: request_phase_noise(key, mel_BTM.shape[1], H)
+    draw = lambda key: request_phase_noise(key, mel_BTM.shape[1], CONFIG)
     return module.apply({"params": params}, mel_BTM, lengths_B, *jax.vmap(draw)(keys_B))[0]
 
   def whole(params, mels, keys):
@@ -151,7 +154,7 @@ def test_reach_is_what_the_network_sees(released, mel):
   lengths, keys = jnp.array([T]), jax.random.key(0)
   apply = lambda method, *a: module.apply({"params": params}, *a, method=method)
   mel_BTM = mel[None, 60 : 60 + T]
-  noise = request_phase_noise(keys, T, H)[1][None]
+  noise = request_phase_noise(keys, T, CONFIG)[1][None]
   source = apply(Vocoder.source, apply(Vocoder.f0, mel_BTM, lengths), jnp.zeros((1, H)), noise)
 
   @jax.jit
@@ -178,15 +181,15 @@ def test_full_size_looks_as_far(released):
 def test_phase_continues_bit_for_bit():
   f0 = np.random.default_rng(0).uniform(0, 500, (2, 30)).astype(np.float32)
   phase = jnp.array([[0.0, 0.3, -0.2]] * 2)
-  whole = np.asarray(sample_cycles(f0, phase))
-  before = jnp.sum(phase_steps(f0[:, :11]), axis=1, dtype=jnp.uint32)
-  rest = np.asarray(sample_cycles(f0[:, 11:], phase, before))
+  whole = np.asarray(sample_cycles(f0, phase, CONFIG))
+  before = jnp.sum(phase_steps(f0[:, :11], CONFIG.sample_rate), axis=1, dtype=jnp.uint32)
+  rest = np.asarray(sample_cycles(f0[:, 11:], phase, CONFIG, before))
   np.testing.assert_array_equal(rest[:, HOP // 2 :], whole[:, 11 * HOP + HOP // 2 :])
 
 
 def test_noise_begins_at_any_frame():
   key = jax.random.key(4)
-  whole, part = request_phase_noise(key, 9, H)[1], request_phase_noise(key, 3, H, first=jnp.int32(5))[1]
+  whole, part = request_phase_noise(key, 9, CONFIG)[1], request_phase_noise(key, 3, CONFIG, first=jnp.int32(5))[1]
   np.testing.assert_array_equal(part, whole[5 * HOP : 8 * HOP])
 
 

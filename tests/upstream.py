@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.inference.schedule import Schedule
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder import chunk_vocoder
@@ -97,8 +97,8 @@ class CrossFade:
     """State of `batch` rows that have seen nothing."""
     return CrossFadeState(
       mel_BTM=jnp.zeros((batch, _FADE, self.config.mel_bins)),
-      source_BA=jnp.zeros((batch, _FADE * HOP)),
-      wave_BA=jnp.zeros((batch, _FADE * HOP)),
+      source_BA=jnp.zeros((batch, _FADE * self.config.samples_per_frame)),
+      wave_BA=jnp.zeros((batch, _FADE * self.config.samples_per_frame)),
       held_B=jnp.zeros((batch,), jnp.int32),
       first_B=jnp.zeros((batch,), jnp.int32),
     )
@@ -126,7 +126,8 @@ class CrossFade:
     than 8 frames in a first packet wait for the next step.
     """
     row = chunk_vocoder._gather(state, rows_B)
-    frames, fade = mel_BTM.shape[1], _FADE * HOP
+    frames, hop = mel_BTM.shape[1], self.config.samples_per_frame
+    fade = _FADE * hop
     width = _FADE + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
     window_BTM, sizes_B = chunk_vocoder._append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
@@ -136,7 +137,7 @@ class CrossFade:
     phase_BH, noise_BAH = chunk_vocoder._noise(self.config, keys_B, row.first_B, width, zero_noise)
     source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH)
     source_BA = source_BA.at[:, :fade].set(jnp.where(later_B1, row.source_BA, source_BA[:, :fade]))
-    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+    source_BA = jnp.where(padding_mask(sizes_B * hop, width * hop), source_BA, 0)
     wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B)
     rise_A, fall_A = np.split(np.hamming(2 * fade).astype(np.float32), 2)
     faded_BA = wave_BA[:, :fade] * rise_A + row.wave_BA * fall_A
@@ -146,15 +147,15 @@ class CrossFade:
     idle_B = lengths_B == 0
     new = CrossFadeState(
       mel_BTM=take(window_BTM, gone_B, _FADE),
-      source_BA=take(source_BA, gone_B * HOP, fade),
-      wave_BA=take(wave_BA, gone_B * HOP, fade),
+      source_BA=take(source_BA, gone_B * hop, fade),
+      wave_BA=take(wave_BA, gone_B * hop, fade),
       held_B=sizes_B - gone_B,
       first_B=row.first_B + gone_B,
     )
     row = chunk_vocoder._where(idle_B, row, new)
-    samples_B = gone_B * HOP
+    samples_B = gone_B * hop
     if last_B is not None:
-      samples_B = jnp.where(last_B, sizes_B * HOP, samples_B)
+      samples_B = jnp.where(last_B, sizes_B * hop, samples_B)
     else:
-      wave_BA = wave_BA[:, : frames * HOP]
+      wave_BA = wave_BA[:, : frames * hop]
     return chunk_vocoder._scatter(state, rows_B, row, last_B), chunk_vocoder._cut(wave_BA, samples_B), samples_B

@@ -143,7 +143,7 @@ def fill(name: str, shapes: task_lib.Shapes, ids: dict[str, tuple[int, int]]) ->
     value = random.integers(2**32, size=shape, dtype=np.uint32)
   elif np.issubdtype(like.dtype, np.floating):
     value = random.uniform(80.0, 400.0, shape) if name.startswith("f0") else random.normal(0.0, 0.1, shape)
-  elif name == "kinds_BL":  # a text, then four times as much speech
+  elif name == "token_types_BL":  # a text, then four times as much speech
     value = np.broadcast_to(np.where(np.arange(shape[1]) < shape[1] // 5, TEXT, SPEECH), shape)
   elif name == "segments_BL":
     value = np.ones(shape)

@@ -114,8 +114,9 @@ def export(
 def _fitting(whole: config_lib.ModelConfig, sizes: dict[str, Any]) -> dict[str, Any]:
   """`sizes`, and for the parts it lacks those of `whole` with as many codes and speaker numbers as `sizes` has."""
   tokens, speaker = sizes.get("speech_tokenizer", whole.speech_tokenizer), sizes.get("speaker", whole.speaker)
-  lm = dataclasses.replace(whole.lm, speech_codes=tokens.codebook_size)
-  flow = dataclasses.replace(whole.flow, codes=tokens.codebook_size, speaker=speaker.embedding)
+  vocab = dataclasses.replace(whole.speech_vocab, codebook_size=tokens.codebook_size)
+  lm = dataclasses.replace(whole.lm, speech_vocab=vocab)
+  flow = dataclasses.replace(whole.flow, codebook_size=tokens.codebook_size, speaker_dim=speaker.speaker_dim)
   return {"lm": lm, "flow": flow} | sizes
 
 

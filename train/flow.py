@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cosyjax.config import MEL_RATE, TOKEN_RATE, FlowConfig
+from cosyjax.config import AudioConfig, FlowConfig
 from cosyjax.data.batches import SECONDS, Batches, bucket_rows, flow_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.feature_store import Features
@@ -59,7 +59,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """All settings of a run. With --init the sizes in `flow` are those of the model directory."""
+  """All settings of a run. With --init `flow` and `audio` are those of what it names."""
 
   run: RunConfig
   flow: FlowConfig
@@ -69,6 +69,7 @@ class Config:
   mesh: MeshConfig
   samples: int = 2  # utterances that each evaluation speaks
   prompt: float = 0.3  # share of each that it is given as a prompt
+  audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
 
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
@@ -76,12 +77,13 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def task(args: argparse.Namespace, config: Config) -> Task:
-  config = dataclasses.replace(config, flow=weights.sizes(args, "flow", config.flow))
-  c, kind = config.flow, config.objective.kind
+  flow, audio = weights.sizes(args, "flow", config.flow), weights.audio(args, config.audio)
+  config = dataclasses.replace(config, flow=flow, audio=audio)
+  c, kind = flow, config.objective.kind
   model = Flow(c, jnp.dtype(config.run.dtype), training=True, remat=config.run.remat)
 
   def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
-    lengths_B, (_, frames, mel_bins) = 2 * batch["token_lengths_B"], batch["mel_BTM"].shape
+    lengths_B, (_, frames, mel_bins) = c.frames_per_token * batch["token_lengths_B"], batch["mel_BTM"].shape
     draws = flow_objective.draw(key, lengths_B, frames, mel_bins, config.objective)
     return flow_objective.objective(model, params, batch, draws, kind)
 
@@ -92,14 +94,15 @@ def task(args: argparse.Namespace, config: Config) -> Task:
     metric="loss",
     open=functools.partial(open_batches, config),
     shapes=functools.partial(batch_shapes, config),
-    amount=lambda batch: float(batch["token_lengths_B"].sum()) / TOKEN_RATE,
-    capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / MEL_RATE,
+    amount=lambda batch: float(batch["token_lengths_B"].sum()) / audio.token_rate,
+    capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / audio.frame_rate,
     loss=loss,
     look=lambda params, extra, batch, key: flow_objective.validation(model, params, batch, key, kind=kind),
     measure=lambda losses, batches: Findings(by_mask(task_lib.means(losses))),
     start=weights.starter(args, "flow", stack),
     speech=functools.partial(speech, args, config, model) if config.samples else None,
-    ids={"tokens_BU": (0, c.codes)},
+    sample_rate=audio.sample_rate,
+    ids={"tokens_BU": (0, c.codebook_size)},
   )
 
 
@@ -117,13 +120,14 @@ def speech(args: argparse.Namespace, config: Config, model: Flow, _: Batches, fi
   directory = args.listen or (args.init if args.init and not weights.is_run(args.init) else None)
   vocode = open_vocoder(directory, dtype=config.run.dtype) if directory else None
   some = {name: x[: config.samples] for name, x in fixed[0].items() if name != "key"}
-  lengths_B, frames = 2 * some["token_lengths_B"], some["mel_BTM"].shape[1]
+  lengths_B = config.flow.frames_per_token * some["token_lengths_B"]
+  _, frames, mel_bins = some["mel_BTM"].shape
   prompts_B = (config.prompt * lengths_B).astype(np.int32)
 
   def speak(params: Any) -> Findings:
     mel_BTM = solve(
       params, some["tokens_BU"], some["token_lengths_B"], some["mel_BTM"], prompts_B, some["speaker_BE"],
-      noise_table(frames),
+      noise_table(frames, mel_bins),
     )  # fmt: skip
     made = [mel_TM[:length] for mel_TM, length in zip(np.asarray(mel_BTM), lengths_B, strict=True)]
     pairs = zip(some["mel_BTM"], made, strict=True)
@@ -146,11 +150,12 @@ def open_batches(config: Config, directory: Path, split: str, mesh: Mesh, fixed:
     buckets=config.data.buckets,
     row_multiple=row_count(mesh),
     seed=config.run.seed,
+    audio=config.audio,
     process=process_share(mesh),
     **task_lib.order(fixed, config.data.workers),
   )
-  if (found := batches.shapes[0]["speaker_BE"].shape[1]) != config.flow.speaker:
-    raise ConfigError(f"{directory}: speaker vectors of length {found}, the flow takes {config.flow.speaker}")
+  if (found := batches.shapes[0]["speaker_BE"].shape[1]) != config.flow.speaker_dim:
+    raise ConfigError(f"{directory}: speaker vectors of length {found}, the flow takes {config.flow.speaker_dim}")
   return batches
 
 
@@ -158,7 +163,8 @@ def batch_shapes(config: Config, row_multiple: int) -> Shapes:
   """Shapes of the global batch of the longest rows."""
   c = config.data
   rows = bucket_rows(c.buckets, c.seconds, row_multiple)[-1]
-  return global_shapes(FlowRows(None, None, 0, config.flow.speaker), rows, round(c.buckets[-1] * TOKEN_RATE))
+  reader = FlowRows(None, None, 0, config.flow.speaker_dim, config.audio)
+  return global_shapes(reader, rows, round(c.buckets[-1] * config.audio.token_rate))
 
 
 TRAINER = Trainer("flow", __doc__, Config, task, add_flags)

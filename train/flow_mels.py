@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cosyjax import checkpoint, networks
-from cosyjax.config import TOKEN_RATE, to_dict
+from cosyjax.config import AudioConfig, to_dict
 from cosyjax.data.corpus import Corpus, splits
 from cosyjax.data.feature_store import Features, ShardWriter, empty, made_by, shard_stem
 from cosyjax.errors import DataError
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
   due = [tuple(job) for *job, found in shards[index::count] if found != job[-1]]
   skipped = 0
   for stem, (first, size), features, maker in tqdm(due, desc=NAME, unit="shard", file=sys.stderr, disable=None):
-    mels = solve_all(solve, features, range(first, first + size), args.prompt, args.batch_seconds)
+    mels = solve_all(solve, features, range(first, first + size), args.prompt, args.batch_seconds, config.audio)
     with ShardWriter(args.corpus, NAME, stem, maker) as shard:
       for i in range(first, first + size):
         shard.add(mels.get(i, empty("mel")))
@@ -87,29 +87,32 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def solve_all(solve, features: Features, examples: range, prompt: float, batch_seconds: float) -> dict[int, np.ndarray]:
+def solve_all(
+  solve, features: Features, examples: range, prompt: float, batch_seconds: float, audio: AudioConfig
+) -> dict[int, np.ndarray]:
   """Mel [2U, M] of each example that can be solved, in padded batches of few shapes."""
   groups: dict[int, list[int]] = {}
-  lengths_N = features.lengths("speech_tokens")
+  lengths_N, rate, per_token = features.lengths("speech_tokens"), audio.token_rate, audio.frames_per_token
   for i in examples:
-    if 0 < lengths_N[i] <= SECONDS[-1] * TOKEN_RATE and len(features.read("speaker", i)):
-      groups.setdefault(fit(SECONDS, -(-int(lengths_N[i]) // TOKEN_RATE), "seconds"), []).append(i)
+    if 0 < lengths_N[i] <= SECONDS[-1] * rate and len(features.read("speaker", i)):
+      groups.setdefault(fit(SECONDS, -(-int(lengths_N[i]) // rate), "seconds"), []).append(i)
   out = {}
   for seconds, members in sorted(groups.items()):
-    rows, size = max(int(batch_seconds / seconds), 1), seconds * TOKEN_RATE
+    rows, size = max(int(batch_seconds / seconds), 1), seconds * rate
     for start in range(0, len(members), rows):
       batch = members[start : start + rows]
       found = [features[i] for i in batch]
       tokens_BU, lengths_B = np.zeros((rows, size), np.int32), np.ones(rows, np.int32)
-      mel_BTM = np.zeros((rows, 2 * size, found[0]["mel"].shape[1]), np.float32)
+      mel_BTM = np.zeros((rows, per_token * size, found[0]["mel"].shape[1]), np.float32)
       speaker_BE = np.ones((rows, len(found[0]["speaker"])), np.float32)
       for row, item in enumerate(found):
         lengths_B[row] = len(item["speech_tokens"])
         tokens_BU[row, : lengths_B[row]], speaker_BE[row] = item["speech_tokens"], item["speaker"]
         mel_BTM[row, : len(item["mel"])] = item["mel"]
-      prompts_B = 2 * (prompt * lengths_B).astype(np.int32)
-      made = np.asarray(solve(tokens_BU, lengths_B, mel_BTM, prompts_B, speaker_BE, noise_table(2 * size)))
-      out |= {i: made[row, : 2 * lengths_B[row]] for row, i in enumerate(batch)}
+      prompts_B = per_token * (prompt * lengths_B).astype(np.int32)
+      noise_TM = noise_table(per_token * size, audio.mel_bins)
+      made = np.asarray(solve(tokens_BU, lengths_B, mel_BTM, prompts_B, speaker_BE, noise_TM))
+      out |= {i: made[row, : per_token * lengths_B[row]] for row, i in enumerate(batch)}
   return out
 
 

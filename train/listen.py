@@ -81,8 +81,9 @@ def open_vocoder(directory: Path, *, dtype: str) -> Callable[[Sequence[np.ndarra
 def _around(lm: LMConfig) -> config_lib.ModelConfig:
   """A configuration that has room for a language model of any number of codes; nothing else in it is used."""
   c = config_lib.tiny()
-  codes = dataclasses.replace(c.speech_tokenizer, fsq_levels=lm.speech_codes, fsq_dims=1)
-  return dataclasses.replace(c, lm=lm, speech_tokenizer=codes, flow=dataclasses.replace(c.flow, codes=lm.speech_codes))
+  codes = dataclasses.replace(c.speech_tokenizer, fsq_levels=lm.speech_vocab.codebook_size, fsq_dims=1)
+  parts = {name: getattr(c, name) for name in ("speaker", "flow", "vocoder")}
+  return config_lib.assemble(lm=lm, speech_tokenizer=codes, **parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,8 +109,8 @@ def first_utterances(rows: LMRows, count: int, length: int) -> list[Utterance]:
       break
     try:
       row = known.parts(example, 0, length)
-      ids_L, kinds_L = row["ids_BL"], row["kinds_BL"]
-      made = Utterance(ids_L[kinds_L == TEXT], ids_L[kinds_L == SPEECH])
+      ids_L, token_types_L = row["ids_BL"], row["token_types_BL"]
+      made = Utterance(ids_L[token_types_L == TEXT], ids_L[token_types_L == SPEECH])
       if mels and voices:
         mel_TM, speaker_E = mels.read("mel", example), voices.read("speaker", example)
         if len(mel_TM) == 2 * len(made.tokens_U) and len(speaker_E):
@@ -148,13 +149,13 @@ class LMListener:
     self._rests = [u.tokens_U[p:] for u, p in zip(utterances, self._prompts, strict=True)]
     self._utterances = utterances
     rows = [
-      KnownText((), u.text_L, u.tokens_U[:p], 1, MOST * len(rest_U))
+      KnownText(config, (), u.text_L, u.tokens_U[:p], 1, MOST * len(rest_U))
       for u, p, rest_U in zip(utterances, self._prompts, self._rests, strict=True)
     ]
     self._openings = [row.opening() for row in rows]
     fit = lambda size: (-(-size // ROUND) * ROUND,)
-    [prefix], most = fit(max(len(o.ids_L) for o in self._openings)), max(row.most for row in rows)
-    tokens = max(p + row.most for p, row in zip(self._prompts, rows, strict=True))
+    [prefix], most = fit(max(len(o.ids_L) for o in self._openings)), max(row.max_tokens for row in rows)
+    tokens = max(p + row.max_tokens for p, row in zip(self._prompts, rows, strict=True))
     buckets = Buckets(
       batch=(len(utterances),), prefix=(prefix,), cache=fit(prefix + most), tokens=fit(tokens), frames=fit(2 * most)
     )
@@ -165,7 +166,7 @@ class LMListener:
     if directory and not self._heard:
       print(f"no sounds at evaluations: the corpus has no features mel and speaker that {directory} could speak with")
     for i in self._heard:
-      if (found := len(utterances[i].speaker_E)) != (expected := self._model.config.flow.speaker):
+      if (found := len(utterances[i].speaker_E)) != (expected := self._model.config.flow.speaker_dim):
         raise ConfigError(f"{directory}: its flow takes speaker vectors of {expected} numbers, the corpus has {found}")
 
   def __call__(self, params: Any) -> Findings:

@@ -86,8 +86,8 @@ def task(args: argparse.Namespace, config: Config) -> Task:
   if args.init:
     data = dataclasses.replace(config.data, split_cjk=splits_cjk(args, config))
     config = dataclasses.replace(config, lm=weights.sizes(args, "lm", config.lm), data=data)
-  c, data, run = config.lm, config.data, config.run
-  model = TextSpeechLM(c, jnp.dtype(run.dtype), scan=True, remat=run.remat, speaker=config.speaker)
+  c, run, codes = config.lm, config.run, config.lm.speech_vocab.codebook_size
+  model = TextSpeechLM(c, jnp.dtype(run.dtype), scan=True, remat=run.remat, speaker_dim=config.speaker)
 
   def init(key: jax.Array) -> Any:
     row = jnp.zeros((1, 8), jnp.int32)
@@ -113,10 +113,10 @@ def task(args: argparse.Namespace, config: Config) -> Task:
     flops=model_flops,
     loss=lambda params, batch, key, extra: lm_objective.objective(model, params, batch),
     look=lambda params, extra, batch, key: lm_objective.objective(model, params, batch, layouts=True),
-    measure=functools.partial(measure, c.speech_vocab),
+    measure=functools.partial(measure, c.speech_vocab.rows),
     start=weights.starter(args, "lm", stack_layers) or qwen,
     speech=None if config.speaker else functools.partial(speech, args, config),
-    ids={"ids_BL": (0, min(c.speech_codes, c.text_vocab)), "targets_BL": (0, c.speech_codes)},
+    ids={"ids_BL": (0, min(codes, c.text_vocab)), "targets_BL": (0, codes)},
   )
   return made
 

@@ -26,7 +26,6 @@ import numpy as np
 from tqdm import tqdm
 
 from cosyjax.analysis.flops import peak_flops, utilisation
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.files import write_whole
 from cosyjax.training.processes import meet
 from train import runtime
@@ -53,6 +52,7 @@ class Log:
     start: int = 0,
     config: Mapping[str, Any] | None = None,
     units: str = "tokens",
+    sample_rate: int = 24_000,
     flops_per_unit: float | None = None,
     dtype: Any = "float32",
     devices: int | None = None,
@@ -68,6 +68,7 @@ class Log:
       start: step that the run goes on from; 0 for a new one.
       config: shown in TensorBoard.
       units: what speed is counted in: "tokens", or "audio seconds".
+      sample_rate: of the sounds, in Hz.
       flops_per_unit: model FLOPs of a unit (`flops.training_flops` over the units of a step); no MFU if None.
       dtype: compute type, for the peak rate.
       devices: how many work on a step; all if None.
@@ -75,7 +76,7 @@ class Log:
       name: of the trainer, before the bar.
       show: False for neither bar nor lines on the terminal.
     """
-    self.bad, self.last, self.out = 0, {}, Path(out)
+    self.bad, self.last, self.out, self._rate = 0, {}, Path(out), sample_rate
     self._main = runtime.is_main()
     self._total, self._every, self._units, self._name = total_steps, max(log_every, 1), units, name
     self._flops, self._devices = flops_per_unit, devices or jax.device_count()
@@ -165,7 +166,7 @@ class Log:
       step: whose parameters were evaluated.
       scalars: by name, without "eval/".
       pictures: uint8 [height, width, 3], see `train.pictures`.
-      sounds: float32 [A] at 24 kHz.
+      sounds: float32 [A] at `sample_rate`.
     """
     self.flush()
     values = {f"eval/{name}": float(value) for name, value in jax.device_get(dict(scalars)).items()}
@@ -174,7 +175,7 @@ class Log:
       for name, picture in (pictures or {}).items():
         self._add("image", name, png(picture), step, height=picture.shape[0], width=picture.shape[1], colorspace=3)
       for name, audio in (sounds or {}).items():
-        self._add("audio", name, wav(audio, SAMPLE_RATE), step, sample_rate=float(SAMPLE_RATE), num_channels=1,
+        self._add("audio", name, wav(audio, self._rate), step, sample_rate=float(self._rate), num_channels=1,
                   length_frames=len(audio), content_type="audio/wav")  # fmt: skip
       self._board.flush()
     self.say(f"{self._name}: step {step}, " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))

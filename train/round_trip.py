@@ -130,7 +130,7 @@ def say_back(out: Path, run: Path, texts: list[str], seed: int) -> dict[str, lis
   waves = []
   for number, speech in enumerate(speeches):
     speech.save(out / "audio" / f"{number}.wav")
-    waves.append(resample(speech.samples_A, cosyjax.config.SAMPLE_RATE, 16_000))
+    waves.append(resample(speech.samples_A, speech.rate, 16_000))
   wave_BA = np.zeros((len(waves), max(map(len, waves))), np.float32)
   for row, wave in zip(wave_BA, waves, strict=True):
     row[: len(wave)] = wave

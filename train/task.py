@@ -48,7 +48,7 @@ class Findings(NamedTuple):
   Attributes:
     scalars: by name.
     pictures: uint8 [height, width, 3], see `train.pictures`.
-    sounds: float32 [A] at 24 kHz.
+    sounds: float32 [A] at the task's sample rate.
   """
 
   scalars: dict[str, float]
@@ -103,6 +103,7 @@ class Task:
     start: fresh parameters -> (given ones, their `extra` or None); None for a run from scratch.
     speech: (fixed batches, as opened, and as a list) -> parameters to what they say; None where they cannot.
     compiler_options: gives those that `look` is compiled with, once there are devices.
+    sample_rate: of the sounds that evaluation gives, in Hz.
     ids: of each batch field of whole numbers, the lowest and the first that is too high; for made-up batches.
   """
 
@@ -123,6 +124,7 @@ class Task:
   start: Callable[[Any], tuple[Any, Any]] | None = None
   speech: Callable[[Any, Sequence[HostBatch]], Speak | None] | None = None
   compiler_options: Callable[[], dict[str, Any]] = dict
+  sample_rate: int = 24_000
   ids: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 

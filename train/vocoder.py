@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from cosyjax.analysis.gan_flops import step_flops
 from cosyjax.audio.stft import fft_options
-from cosyjax.config import HOP, MEL_RATE, VocoderConfig
+from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.data.batches import Batches, vocoder_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.feature_store import Features
@@ -81,6 +81,7 @@ class Config:
   mesh: MeshConfig
   alone: int = 0  # so many steps at first the generator learns mel and f0 alone
   target_f0: int = 0  # so many steps at first the source runs at the recording's f0, not at the predicted one
+  audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
 
   def __post_init__(self):
     if self.optim.accumulate != self.discriminator_optim.accumulate:
@@ -88,11 +89,12 @@ class Config:
 
 
 def task(args: argparse.Namespace, config: Config) -> Task:
-  c = config = dataclasses.replace(config, model=weights.sizes(args, "vocoder", config.model))
+  sizes, audio = weights.sizes(args, "vocoder", config.model), weights.audio(args, config.audio)
+  c = config = dataclasses.replace(config, model=sizes, audio=audio)
   dtype, run, data = jnp.dtype(c.run.dtype), c.run, c.data
   model, discriminators = Vocoder(c.model, dtype), Discriminators(c.discriminators, dtype)
   generate = lambda key: model.init(key, *init_arguments(c.model))["params"]
-  discriminate = lambda key: discriminators.init(key, jnp.zeros((1, data.frames * HOP)))["params"]
+  discriminate = lambda key: discriminators.init(key, jnp.zeros((1, data.frames * audio.hop)))["params"]
   networks = {
     GENERATOR: Network(generate, c.optim, run.steps, GENERATOR),
     DISCRIMINATORS: Network(discriminate, c.discriminator_optim, max(run.steps - c.alone, 1), DISCRIMINATORS),
@@ -112,20 +114,21 @@ def task(args: argparse.Namespace, config: Config) -> Task:
     units="audio seconds",
     metric="mel",
     open=functools.partial(open_batches, config),
-    shapes=lambda _: global_shapes(VocoderRows(None, None, 0, data.mel), data.rows, data.frames),
-    amount=lambda batch: float(batch["lengths_B"].sum()) / MEL_RATE,
-    capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / MEL_RATE,
+    shapes=lambda _: global_shapes(VocoderRows(None, None, 0, data.mel, audio), data.rows, data.frames),
+    amount=lambda batch: float(batch["lengths_B"].sum()) / audio.frame_rate,
+    capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / audio.frame_rate,
     flops=lambda shapes, step: step_flops(model, discriminators, *shapes["f0_BT"].shape, alone=step < c.alone),
     updates=updates,
     main=GENERATOR,
     look=lambda params, extra, batch, key: evaluate(model, params, batch, key),
-    measure=measure,
+    measure=functools.partial(measure, audio),
+    sample_rate=audio.sample_rate,
     compiler_options=fft_options,
     start=weights.starter(args, "vocoder"),
   )
 
 
-def measure(results: Sequence[Any], batches: Sequence[HostBatch]) -> Findings:
+def measure(audio: AudioConfig, results: Sequence[Any], batches: Sequence[HostBatch]) -> Findings:
   """Scalars over fixed utterances; a picture and sounds of the longest one of the first batch."""
   totals = jax.tree.map(lambda *parts: np.sum(parts), *(sums for sums, _ in results))
   scalars = {name: float(a / b) for name, (a, b) in totals.items() if b}
@@ -135,9 +138,10 @@ def measure(results: Sequence[Any], batches: Sequence[HostBatch]) -> Findings:
   row = int(np.argmax(batch["lengths_B"]))
   frames = int(batch["lengths_B"][row])
   waves = {"recording": batch["audio_BA"][row], "resynthesis": np.asarray(wave_BA)[row]}
-  mels = (np.asarray(log_mel(wave_A[None], 1920, 80)[0, :frames]) for wave_A in waves.values())
+  log = functools.partial(log_mel, n_fft=audio.n_fft, bins=audio.mel_bins, sample_rate=audio.sample_rate)
+  mels = (np.asarray(log(wave_A[None])[0, :frames]) for wave_A in waves.values())
   return Findings(
-    scalars, {"mel": mel_picture(*mels)}, {name: wave_A[: frames * HOP] for name, wave_A in waves.items()}
+    scalars, {"mel": mel_picture(*mels)}, {name: wave_A[: frames * audio.hop] for name, wave_A in waves.items()}
   )
 
 
@@ -148,7 +152,7 @@ def open_batches(config: Config, directory: Path, split: str, mesh: Mesh, fixed:
   rows, frames = (-(-c.eval_rows // multiple) * multiple, c.eval_frames) if fixed else (c.rows, c.frames)
   order = task_lib.order(fixed, c.workers)
   return vocoder_batches(
-    Corpus(directory, split), features, rows=rows, frames=frames, mel=c.mel, seed=config.run.seed,
+    Corpus(directory, split), features, rows=rows, frames=frames, mel=c.mel, audio=config.audio, seed=config.run.seed,
     process=process_share(mesh), **order,
   )  # fmt: skip
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cosyjax import checkpoint, networks
 from cosyjax import config as config_lib
+from cosyjax.config_format import upgrade_part
 from cosyjax.errors import CheckpointError, ConfigError
 from cosyjax.training.checkpoint_read import best_step, read_arrays, read_part, saved_steps
 
@@ -61,13 +62,19 @@ def run_settings(name: str, run: Path, step: int) -> tuple[Any, dict[str, Any]]:
     CheckpointError: it is a run of another trainer.
   """
   folder = run / "checkpoints"
-  settings = read_part(folder, step, "config")
+  settings = upgraded(name, read_part(folder, step, "config"))
   kind = config_lib.ModelConfig.__dataclass_fields__[name].type
   try:
     sizes = config_lib.from_dict(settings[SETTINGS[name]], kind, f"{folder}: {SETTINGS[name]}")
   except (KeyError, ConfigError) as error:
     raise CheckpointError(f"{run}: a run of another trainer; expected one of train.{name} ({error})") from None
   return sizes, settings
+
+
+def upgraded(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+  """The settings of a run of any version, as they are written now."""
+  part = SETTINGS.get(name)
+  return settings | {part: upgrade_part(name, settings[part])} if part in settings else settings
 
 
 def run_weights(name: str, run: Path, step: int) -> Given:
@@ -85,6 +92,16 @@ def sizes(args: Any, name: str, own: Any) -> Any:
   if is_run(args.init):
     return run_settings(name, args.init, choose(args.init, args.init_step, args.init_last)[0])[0]
   return getattr(checkpoint.load_config(args.init), name)
+
+
+def audio(args: Any, own: Any) -> Any:
+  """Rates and mel settings: those of --init, or the configuration's `own` without it."""
+  if not args.init:
+    return own
+  if not is_run(args.init):
+    return checkpoint.load_config(args.init).audio
+  settings = read_part(args.init / "checkpoints", choose(args.init, args.init_step, args.init_last)[0], "config")
+  return config_lib.from_dict(settings["audio"], type(own), str(args.init)) if "audio" in settings else own
 
 
 def starter(

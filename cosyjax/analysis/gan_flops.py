@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.analysis.flops import training_flops
-from cosyjax.config import HOP
 from cosyjax.layers.basic import unbox
 from cosyjax.vocoder.discriminators import Discriminators
 from cosyjax.vocoder.gan_step import resynthesise
 from cosyjax.vocoder.hift import Vocoder, init_arguments
 
 
-def step_flops(model: Vocoder, judges: Discriminators, rows: int, frames: int, *, alone: bool = False) -> float:
+def step_flops(model: Vocoder, discriminators: Discriminators, rows: int, frames: int, *, alone: bool = False) -> float:
   """Model FLOPs of a step on `rows` crops of `frames`.
 
   The generator's forward and backward pass are three forward passes. The discriminators' own step
@@ -22,7 +21,7 @@ def step_flops(model: Vocoder, judges: Discriminators, rows: int, frames: int, *
     alone: of the step without discriminators.
   """
   c, shape = model.config, jax.ShapeDtypeStruct
-  H, sizes = c.harmonics + 1, (rows, frames * HOP)
+  H, sizes = c.harmonics + 1, (rows, frames * c.samples_per_frame)
   inputs = shape((rows, frames, c.mel_bins), jnp.float32), shape((rows,), jnp.int32)
   inputs += shape((rows, H), jnp.float32), shape((*sizes, H), jnp.float32)
   key = jax.random.key(0)
@@ -31,5 +30,5 @@ def step_flops(model: Vocoder, judges: Discriminators, rows: int, frames: int, *
   if alone:
     return total
   wave_BA = shape(sizes, jnp.float32)
-  params = jax.eval_shape(lambda: unbox(judges.init(key, jnp.zeros((1, frames * HOP)))["params"]))
-  return total + 3 * training_flops(lambda p, x: judges.apply({"params": p}, x), params, wave_BA)
+  params = jax.eval_shape(lambda: unbox(discriminators.init(key, jnp.zeros((1, sizes[1])))["params"]))
+  return total + 3 * training_flops(lambda p, x: discriminators.apply({"params": p}, x), params, wave_BA)

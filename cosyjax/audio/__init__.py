@@ -4,6 +4,16 @@
 """
 
 from cosyjax.audio.io import check_speech, check_target, read, resample, write
-from cosyjax.audio.spectra import kaldi_fbank, log_mel_16k, mel_24k
+from cosyjax.audio.spectra import ENCODER_RATE, kaldi_fbank, log_mel_16k, mel_spectrogram
 
-__all__ = ["check_speech", "check_target", "kaldi_fbank", "log_mel_16k", "mel_24k", "read", "resample", "write"]
+__all__ = [
+  "ENCODER_RATE",
+  "check_speech",
+  "check_target",
+  "kaldi_fbank",
+  "log_mel_16k",
+  "mel_spectrogram",
+  "read",
+  "resample",
+  "write",
+]

@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.errors import AudioError, OutputError
 from cosyjax.files import write_whole
 
@@ -148,7 +147,7 @@ def check_target(path: str | Path, subtype: str = "PCM_16") -> tuple[Path, str]:
   return path, kind
 
 
-def write(path: str | Path, wave_A: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16") -> None:
+def write(path: str | Path, wave_A: np.ndarray, rate: int = 24_000, subtype: str = "PCM_16") -> None:
   """Writes mono audio whole or not at all: beside the target first, then renamed over it.
 
   Args:

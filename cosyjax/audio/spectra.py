@@ -1,6 +1,6 @@
-"""The three acoustic features of CosyVoice 2, each jittable, batched, and blind to padding.
+"""The three acoustic features of a model, each jittable, batched, and blind to padding.
 
-`mel_24k` is what the flow predicts and the vocoder reads, `log_mel_16k` what the speech tokenizer
+`mel_spectrogram` is what the flow predicts and the vocoder reads, `log_mel_16k` what the speech tokenizer
 reads, `kaldi_fbank` what the speaker encoder reads. All return `(features_BTM, frames_B)`: float32
 [B, T, M] with zeros past each row's frames, and int32 [B] of how many frames each row has.
 """
@@ -11,48 +11,47 @@ import numpy as np
 
 from cosyjax.audio.stft import frame, frame_count, reflect_pad, rfft, stft
 from cosyjax.audio.tables import hann_window, kaldi_filters, povey_window, slaney_filters
-from cosyjax.config import HOP, SAMPLE_RATE
+from cosyjax.config import AudioConfig
 from cosyjax.layers.masks import padding_mask
 
-MEL_FFT = 4 * HOP  # 1920 samples, 80 ms
-MEL_BINS = 80
-WHISPER_RATE = 16_000
-WHISPER_FFT, WHISPER_HOP, WHISPER_BINS = 400, 160, 128
-FBANK_RATE = 16_000
-FBANK_FRAME, FBANK_HOP, FBANK_FFT, FBANK_BINS = 400, 160, 512, 80
+ENCODER_RATE = 16_000  # Hz, of what speech tokenizer and speaker encoder read
+WHISPER_FFT, WHISPER_HOP = 400, 160
+FBANK_FRAME, FBANK_HOP, FBANK_FFT = 400, 160, 512
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def mel_24k(wave_BA: jax.Array, lengths_B: jax.Array, *, fmax: float | None = 8000.0) -> tuple[jax.Array, jax.Array]:
-  """Log mel of 24 kHz audio at 50 Hz, 80 bins (the HiFi-GAN recipe: Kong et al. 2020).
+def mel_spectrogram(wave_BA: jax.Array, lengths_B: jax.Array, audio: AudioConfig) -> tuple[jax.Array, jax.Array]:
+  """Log mel of the audio that a model speaks (the HiFi-GAN recipe: Kong et al. 2020).
 
-  Amplitude sqrt(|X|^2 + 1e-9), Slaney mel from 0 Hz to `fmax`, natural log of at least 1e-5. The
-  signal is mirrored by 720 samples at both ends, so that frame t covers samples around t * 480 + 240.
+  Amplitude sqrt(|X|^2 + 1e-9), Slaney mel from `fmin` to `fmax`, natural log of at least 1e-5. The
+  signal is mirrored by pad = (n_fft - hop) / 2 samples at both ends, so that frame t covers samples
+  around hop (t + 1/2).
 
   Args:
-    wave_BA: float [B, A], A > 720.
-    lengths_B: samples in each row. A row of 720 samples or fewer has no frame.
-    fmax: upper edge in Hz; 12,000 if None (what a loss on mel compares).
+    wave_BA: float [B, A], A > pad.
+    lengths_B: samples in each row. A row of pad samples or fewer has no frame.
+    audio: rates and sizes.
 
   Returns:
-    float32 [B, A // 480, 80] and int32 [B] = lengths_B // 480.
+    float32 [B, A // hop, M] and int32 [B] = lengths_B // hop.
 
   Raises:
-    ValueError: A <= 720.
+    ValueError: A <= pad.
   """
-  pad = (MEL_FFT - HOP) // 2
+  a, pad = audio, (audio.n_fft - audio.hop) // 2
   lengths_B = jnp.asarray(lengths_B, jnp.int32)
-  frames_B = jnp.where(lengths_B > pad, lengths_B // HOP, 0)
+  frames_B = jnp.where(lengths_B > pad, lengths_B // a.hop, 0)
   padded_BA = reflect_pad(wave_BA.astype(jnp.float32), pad, lengths_B)
-  real_BTC, imag_BTC = stft(padded_BA, hann_window(MEL_FFT), MEL_FFT, HOP, center=False)
+  real_BTC, imag_BTC = stft(padded_BA, hann_window(a.win), a.n_fft, a.hop, center=False)
   amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + 1e-9)
-  mel_BTM = jnp.dot(amplitude_BTC, slaney_filters(SAMPLE_RATE, MEL_FFT, MEL_BINS, fmax), precision=_HIGHEST)
+  filters_CM = slaney_filters(a.sample_rate, a.n_fft, a.mel_bins, a.fmax, a.fmin)
+  mel_BTM = jnp.dot(amplitude_BTC, filters_CM, precision=_HIGHEST)
   return _only_valid(jnp.log(jnp.maximum(mel_BTM, 1e-5)), frames_B), frames_B
 
 
-def log_mel_16k(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Log mel of 16 kHz audio at 100 Hz, 128 bins (Whisper: Radford et al. 2022, section 2.2).
+def log_mel_16k(wave_BA: jax.Array, lengths_B: jax.Array, bins: int = 128) -> tuple[jax.Array, jax.Array]:
+  """Log mel of 16 kHz audio at 100 Hz (Whisper: Radford et al. 2022, section 2.2).
 
   Slaney mel of the power spectrum, log10 of at least 1e-10 and of at most 8 below the loudest
   value of the row, then (x + 4) / 4.
@@ -60,9 +59,10 @@ def log_mel_16k(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, ja
   Args:
     wave_BA: float [B, A], A > 200.
     lengths_B: samples in each row. A row of 200 samples or fewer has no frame.
+    bins: mel bins M.
 
   Returns:
-    float32 [B, A // 160, 128] and int32 [B] = lengths_B // 160.
+    float32 [B, A // 160, M] and int32 [B] = lengths_B // 160.
 
   Raises:
     ValueError: A <= 200.
@@ -72,14 +72,14 @@ def log_mel_16k(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, ja
   frames_B = jnp.maximum(frame_count(lengths_B, WHISPER_FFT, WHISPER_HOP) - 1, 0)
   real_BTC, imag_BTC = stft(wave_BA, hann_window(WHISPER_FFT), WHISPER_FFT, WHISPER_HOP, lengths_B=lengths_B)
   power_BTC = (real_BTC**2 + imag_BTC**2)[:, :-1]
-  filters_CM = slaney_filters(WHISPER_RATE, WHISPER_FFT, WHISPER_BINS)
+  filters_CM = slaney_filters(ENCODER_RATE, WHISPER_FFT, bins)
   log_BTM = jnp.log10(jnp.maximum(jnp.dot(power_BTC, filters_CM, precision=_HIGHEST), 1e-10))
   loudest_B11 = jnp.max(_only_valid(log_BTM, frames_B, -10.0), axis=(1, 2), keepdims=True)
   return _only_valid((jnp.maximum(log_BTM, loudest_B11 - 8.0) + 4.0) / 4.0, frames_B), frames_B
 
 
-def kaldi_fbank(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Kaldi's log mel filter bank of 16 kHz audio at 100 Hz, 80 bins, without dither.
+def kaldi_fbank(wave_BA: jax.Array, lengths_B: jax.Array, bins: int = 80) -> tuple[jax.Array, jax.Array]:
+  """Kaldi's log mel filter bank of 16 kHz audio at 100 Hz, without dither.
 
   Each 25 ms frame lies within the signal (`snip_edges`), loses its mean, is pre-emphasised by 0.97
   and weighted by the Povey window (Hann to the power 0.85). Power spectrum of 512 points, triangles
@@ -88,9 +88,10 @@ def kaldi_fbank(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, ja
   Args:
     wave_BA: float [B, A] in [-1, 1] (not scaled to 16 bits), A >= 400.
     lengths_B: samples in each row. A row below 400 samples has no frame.
+    bins: mel bins M.
 
   Returns:
-    float32 [B, T, 80], T = (A - 400) // 160 + 1, and int32 [B].
+    float32 [B, T, M], T = (A - 400) // 160 + 1, and int32 [B].
 
   Raises:
     ValueError: A < 400.
@@ -102,7 +103,8 @@ def kaldi_fbank(wave_BA: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, ja
   before_BTA = jnp.concatenate([frames_BTA[..., :1], frames_BTA[..., :-1]], axis=-1)
   frames_BTA = (frames_BTA - 0.97 * before_BTA) * povey_window(FBANK_FRAME)
   real_BTC, imag_BTC = rfft(jnp.pad(frames_BTA, ((0, 0), (0, 0), (0, FBANK_FFT - FBANK_FRAME))))
-  fbank_BTM = jnp.dot(real_BTC**2 + imag_BTC**2, kaldi_filters(FBANK_RATE, FBANK_FFT, FBANK_BINS), precision=_HIGHEST)
+  filters_CM = kaldi_filters(ENCODER_RATE, FBANK_FFT, bins)
+  fbank_BTM = jnp.dot(real_BTC**2 + imag_BTC**2, filters_CM, precision=_HIGHEST)
   return _only_valid(jnp.log(jnp.maximum(fbank_BTM, np.finfo(np.float32).eps)), frames_B), frames_B
 
 

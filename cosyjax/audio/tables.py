@@ -35,8 +35,8 @@ def povey_window(size: int) -> np.ndarray:
 
 
 @_table
-def slaney_filters(rate: int, n_fft: int, bins: int, fmax: float | None = None) -> np.ndarray:
-  """Mel triangles of unit area over frequency: float32 [n_fft // 2 + 1, bins], from 0 Hz to `fmax`.
+def slaney_filters(rate: int, n_fft: int, bins: int, fmax: float | None = None, fmin: float = 0.0) -> np.ndarray:
+  """Mel triangles of unit area over frequency: float32 [n_fft // 2 + 1, bins], from `fmin` to `fmax`.
 
   Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz at 15 mel, then logarithmic with
   27 mel from 1 to 6.4 kHz.
@@ -46,11 +46,11 @@ def slaney_filters(rate: int, n_fft: int, bins: int, fmax: float | None = None) 
     n_fft: samples in a frame.
     bins: number of triangles.
     fmax: upper edge of the last one in Hz; rate / 2 if None.
+    fmin: lower edge of the first one in Hz.
   """
   step = np.log(6.4) / 27
-  top = rate / 2 if fmax is None else fmax
-  top_mel = top * 3 / 200 if top < 1000 else 15 + np.log(top / 1000) / step
-  mel = np.linspace(0, top_mel, bins + 2)
+  to_mel = lambda hz: hz * 3 / 200 if hz < 1000 else 15 + np.log(hz / 1000) / step
+  mel = np.linspace(to_mel(fmin), to_mel(rate / 2 if fmax is None else fmax), bins + 2)
   edges = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * step))
   return _triangles(_bin_hz(rate, n_fft), edges) * 2 / (edges[2:] - edges[:-2])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cosyjax.config import TOKEN_RATE, LMConfig
+from cosyjax.config import AudioConfig, LMConfig
 from cosyjax.data import rows as rows_lib
 from cosyjax.data import text as text_lib
 from cosyjax.data.feature_store import Features
@@ -26,6 +26,7 @@ __all__ = ["Batches", "asr_batches", "flow_batches", "lm_batches", "speaker_batc
 log = logging.getLogger("cosyjax.data")
 
 SECONDS = (3.0, 4.0, 5.0, 6.4, 8.0, 10.0, 12.8, 16.0, 20.0, 25.0, 30.0)  # row lengths of bucketed batches
+AUDIO = AudioConfig()  # rates and mel settings if none are given
 
 
 def lm_batches(
@@ -48,7 +49,7 @@ def lm_batches(
 ) -> Batches:
   """Packed rows for `train.lm`: several utterances in each row of `length` positions.
 
-  Fields: `ids_BL`, `kinds_BL`, `targets_BL` as in `cosyjax.lm.sequence`; `segments_BL` (0 in padding,
+  Fields: `ids_BL`, `token_types_BL`, `targets_BL` as in `cosyjax.lm.sequence`; `segments_BL` (0 in padding,
   1 .. per utterance); `positions_BL` (from 0 in each utterance); `speaker_BSE` if asked for, the vector
   of segment s + 1 at s.
 
@@ -74,7 +75,7 @@ def lm_batches(
     tags_N = [ids[name] for name in names]
   speech_N = features.lengths("speech_tokens").astype(np.int64)
   tag_N = np.asarray([len(t) for t in tags_N]) if tags_N else 0
-  lengths_N = np.where((text_N > 0) & (speech_N > 0), text_N + tag_N + speech_N + 2 + speaker, 0)  # START and TURN
+  lengths_N = np.where((text_N > 0) & (speech_N > 0), text_N + tag_N + speech_N + 2 + speaker, 0)  # start and turn
   most = most or max(length // 32, 1)
   width = _vector_size(features) if speaker else 0
   reader = rows_lib.LMRows(corpus, features, seed, lm_config, texts, tags_N, interleave, most, width)
@@ -89,6 +90,7 @@ def flow_batches(
   seconds: float = 120.0,
   buckets: Sequence[float] = SECONDS,
   row_multiple: int = 1,
+  audio: AudioConfig = AUDIO,
   seed: int = 0,
   shuffle: bool = True,
   keep_rest: bool = False,
@@ -96,18 +98,19 @@ def flow_batches(
 ) -> Batches:
   """Tokens and mel for `train.flow`, in rows of like length.
 
-  Fields: `tokens_BU`, `token_lengths_B`, `mel_BTM` (T = 2U, zero in padding), `speaker_BE`.
+  Fields: `tokens_BU`, `token_lengths_B`, `mel_BTM` (zero in padding), `speaker_BE`.
 
   Args:
     corpus, features: with speech_tokens, mel, speaker.
     seconds: of audio in a batch, padding included: a bucket has `seconds` / length rows.
     buckets: row lengths in seconds, ascending. Longer utterances are left out.
     row_multiple: every batch's rows are a multiple of this: the mesh's row count.
+    audio: of the model: token rate, mel bins and mel frames in a token.
   """
   features = _with(features, corpus, ("speech_tokens", "mel", "speaker"))
-  reader = rows_lib.FlowRows(corpus, features, seed, _vector_size(features))
+  reader = rows_lib.FlowRows(corpus, features, seed, _vector_size(features), audio)
   lengths_N = features.lengths("speech_tokens")
-  plan = _buckets(lengths_N, TOKEN_RATE, seconds, buckets, row_multiple, seed, shuffle, keep_rest)
+  plan = _buckets(lengths_N, audio.token_rate, seconds, buckets, row_multiple, seed, shuffle, keep_rest)
   return Batches(reader, plan, seed=seed, **options)
 
 
@@ -118,6 +121,7 @@ def vocoder_batches(
   rows: int,
   frames: int,
   mel: str = "mel",
+  audio: AudioConfig = AUDIO,
   seed: int = 0,
   shuffle: bool = True,
   keep_rest: bool = False,
@@ -125,16 +129,17 @@ def vocoder_batches(
 ) -> Batches:
   """Crops for `train.vocoder`: one from every utterance, elsewhere in each epoch.
 
-  Fields: `audio_BA` (A = 480 T), `mel_BTM`, `f0_BT` in Hz, `lengths_B` in mel frames.
+  Fields: `audio_BA` (A = hop T), `mel_BTM`, `f0_BT` in Hz, `lengths_B` in mel frames.
 
   Args:
     corpus, features: with `mel` and f0.
     rows: of a batch.
     frames: mel frames of a crop, 50 a second. Shorter recordings are padded with zeros.
     mel: name of the feature to vocode.
+    audio: of the model: sample rate, hop and mel bins.
   """
   features = _with(features, corpus, (mel, "f0"))
-  reader = rows_lib.VocoderRows(corpus, features, seed, mel)
+  reader = rows_lib.VocoderRows(corpus, features, seed, mel, audio)
   plan = _crops(features.lengths(mel), frames, rows, seed, shuffle, keep_rest)
   return Batches(reader, plan, seed=seed, **options)
 

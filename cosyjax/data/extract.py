@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cosyjax import config as config_lib
-from cosyjax.audio import check_speech, kaldi_fbank, log_mel_16k, mel_24k, read, resample
+from cosyjax.audio import check_speech, kaldi_fbank, log_mel_16k, mel_spectrogram, read, resample
 from cosyjax.audio import pitch as pitch_lib
 from cosyjax.audio.stft import fft_options
 from cosyjax.data import text as text_lib
@@ -169,7 +169,7 @@ def _compute_shard(corpus, directory, stem, shard, extractor, makers, pool, done
         for name, writer in writers.items():
           writer.add(arrays[name])
       done.examples += len(loaded)
-      done.seconds += sum(len(item.wave_24k) for item in good) / config_lib.SAMPLE_RATE
+      done.seconds += sum(len(item.wave_24k) for item in good) / extractor.audio.sample_rate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,6 +195,7 @@ class Extractor:
 
   Attributes:
     names: of the features.
+    audio: rates and mel settings: the model's, or the default ones without a model.
   """
 
   def __init__(
@@ -213,6 +214,7 @@ class Extractor:
     for name in names:
       _check_name(name, model)
     self.names = tuple(names)
+    self.audio = model.config.audio if model else config_lib.AudioConfig()
     self._tokenizer = model.text_tokenizer if model and "text_ids" in names else None
     self._normalise = normalise
     self._batch_seconds = batch_seconds or (60.0 if jax.default_backend() == "cpu" else 480.0)
@@ -239,7 +241,7 @@ class Extractor:
       return _Item(np.zeros(0, np.float32), np.zeros(0, np.float32), ids)
     wave_A, rate = read(io.BytesIO(example["audio"]), max_seconds=BUCKETS[-1])
     check_speech(wave_A, rate, where=example.get("id", "recording"), min_seconds=0.1, max_seconds=None)
-    return _Item(resample(wave_A, rate, config_lib.SAMPLE_RATE), resample(wave_A, rate, 16_000), ids)
+    return _Item(resample(wave_A, rate, self.audio.sample_rate), resample(wave_A, rate, 16_000), ids)
 
   def __call__(self, items: Sequence[_Item]) -> list[dict[str, np.ndarray]]:
     """Features of each recording, by name."""
@@ -264,7 +266,7 @@ class Extractor:
     """
     buckets: dict[int, list[int]] = {}
     for i, item in enumerate(items):
-      longest = max(len(item.wave_24k) / config_lib.SAMPLE_RATE, len(item.wave_16k) / 16_000)
+      longest = max(len(item.wave_24k) / self.audio.sample_rate, len(item.wave_16k) / 16_000)
       buckets.setdefault(fit(BUCKETS, -(-longest // 1), "seconds"), []).append(i)
     for seconds, members in sorted(buckets.items()):
       rows = max(int(self._batch_seconds / seconds) // self._devices, 1) * self._devices
@@ -275,7 +277,7 @@ class Extractor:
 
   def _start(self, items: list[_Item], seconds: int, rows: int) -> dict[str, Any]:
     arrays = []
-    for waves, rate in (([i.wave_24k for i in items], config_lib.SAMPLE_RATE), ([i.wave_16k for i in items], 16_000)):
+    for waves, rate in (([i.wave_24k for i in items], self.audio.sample_rate), ([i.wave_16k for i in items], 16_000)):
       arrays += [pad(waves, (rows, seconds * rate), np.float32), column([len(w) for w in waves], rows)]
     arrays = [jax.device_put(array, self._rows) for array in arrays]
     return self._front(self._params, *arrays, tokens="speech_tokens" in self._audio and seconds <= ONE_WINDOW)
@@ -287,7 +289,7 @@ class Extractor:
       apply = lambda mel_WTM, lengths_W: self._tokenise(self._params, mel_WTM, lengths_W)
       started["speech_tokens"], _ = windows.tokenize(apply, started["log_mel_16k"][: len(group)], frames_B)
     for row, i in enumerate(group):
-      size = _sizes(len(items[i].wave_24k), len(items[i].wave_16k))
+      size = _sizes(len(items[i].wave_24k), len(items[i].wave_16k), self.audio)
       for name in self._audio:
         # A copy: a view would keep the whole batch in memory.
         results[i][name] = started[name][row, : size.get(name)].astype(KINDS[name].dtype, copy=True)
@@ -295,9 +297,9 @@ class Extractor:
   def _front_fn(self, params, wave_24k_BA, lengths_24k_B, wave_16k_BA, lengths_16k_B, *, tokens: bool):
     names, out = self._audio, {}
     if "mel" in names:
-      out["mel"], _ = mel_24k(wave_24k_BA, lengths_24k_B)
+      out["mel"], _ = mel_spectrogram(wave_24k_BA, lengths_24k_B, self.audio)
     if "f0" in names:
-      out["f0"], _ = pitch_lib.pitch_24k(wave_24k_BA, lengths_24k_B)
+      out["f0"], _ = pitch_lib.f0_track(wave_24k_BA, lengths_24k_B, self.audio)
     if "log_mel_16k" in names or "speech_tokens" in names:
       log_mel_BTM, frames_B = log_mel_16k(wave_16k_BA, lengths_16k_B)
       if "log_mel_16k" in names or not tokens:
@@ -317,12 +319,13 @@ class Extractor:
     return module.apply({"params": params["speech_tokenizer"]}, log_mel_BTM, lengths_B)[0]
 
 
-def _sizes(samples_24k: int, samples_16k: int) -> dict[str, int]:
+def _sizes(samples_24k: int, samples_16k: int, audio: config_lib.AudioConfig) -> dict[str, int]:
   """Length of each feature along its first axis."""
   frames_16k = samples_16k // 160
-  U = min(token_lengths(frames_16k), samples_24k // config_lib.HOP // 2)
+  U = min(token_lengths(frames_16k), samples_24k // audio.samples_per_token)
   fbank = max(samples_16k - 240, 0) // 160  # frames of 400 samples, 160 apart, within the signal
-  return {"speech_tokens": U, "mel": 2 * U, "f0": 2 * U, "log_mel_16k": frames_16k, "fbank": fbank}
+  T = audio.frames_per_token * U
+  return {"speech_tokens": U, "mel": T, "f0": T, "log_mel_16k": frames_16k, "fbank": fbank}
 
 
 def fingerprint(name: str, model: Model | None = None, *, normalise: bool = False) -> str:

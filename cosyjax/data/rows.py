@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cosyjax.audio.io import read
-from cosyjax.config import HOP, SAMPLE_RATE, LMConfig
+from cosyjax.config import AudioConfig, LMConfig
 from cosyjax.data.feature_store import Features
 from cosyjax.data.text import byte_units
 from cosyjax.errors import CosyError, DataError
@@ -24,7 +24,7 @@ Bad = list[tuple[int, str]]  # examples that could not be used, and why
 BAD = (CosyError, OSError, RuntimeError, ValueError, EOFError)  # what a damaged record can raise
 LAYOUT, CROP = 1, 2  # what a draw is for
 
-MEL_BINS, LOG_MEL_BINS, FBANK_BINS = 80, 128, 80
+LOG_MEL_BINS, FBANK_BINS = 128, 80
 
 
 def draw(seed: int, epoch: int, example: int, what: int) -> np.random.Generator:
@@ -123,13 +123,13 @@ class LMRows(Rows):
   speaker: int
 
   def fields(self, length: int) -> Fields:
-    names = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
+    names = ("ids_BL", "token_types_BL", "targets_BL", "segments_BL", "positions_BL")
     fields: Fields = {name: ((length,), np.int32) for name in names}
     return fields | ({"speaker_BSE": ((self.most, self.speaker), np.float32)} if self.speaker else {})
 
   def empty(self, rows: int, length: int) -> Parts:
     out = super().empty(rows, length)
-    out["kinds_BL"][:], out["targets_BL"][:] = TEXT, IGNORE
+    out["token_types_BL"][:], out["targets_BL"][:] = TEXT, IGNORE
     return out
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
@@ -139,14 +139,14 @@ class LMRows(Rows):
     interleaved = draw(self.seed, epoch, example, LAYOUT).random() < self.interleave
     speech = self.features.read("speech_tokens", example)
     row = training_row(text, speech, self.config, interleaved=bool(interleaved), speaker=self.speaker > 0)
-    found = {"ids_BL": row.ids_L, "kinds_BL": row.kinds_L, "targets_BL": row.targets_L}
+    found = {"ids_BL": row.ids_L, "token_types_BL": row.token_types_L, "targets_BL": row.targets_L}
     return found | ({"speaker_BSE": self.features.read("speaker", example)[None]} if self.speaker else {})
 
   def place(self, out: Parts, row: int, found: Sequence[Parts]) -> None:
     start = 0
     for segment, parts in enumerate(found):
       end = start + len(parts["ids_BL"])
-      for name in ("ids_BL", "kinds_BL", "targets_BL"):
+      for name in ("ids_BL", "token_types_BL", "targets_BL"):
         out[name][row, start:end] = parts[name]
       out["segments_BL"][row, start:end] = segment + 1
       out["positions_BL"][row, start:end] = np.arange(end - start)
@@ -163,61 +163,68 @@ class FlowRows(Rows):
   """Speech tokens, the mel of the same audio, and the utterance's speaker vector.
 
   Attributes:
-    speaker: size of the speaker vector.
+    speaker_dim: size of the speaker vector.
+    audio: mel bins, and mel frames in a token.
   """
 
-  speaker: int
+  speaker_dim: int
+  audio: AudioConfig
   counted = ("token_lengths_B", "tokens_BU")
 
   def fields(self, length: int) -> Fields:
     return {
       "tokens_BU": ((length,), np.int32),
       "token_lengths_B": ((), np.int32),
-      "mel_BTM": ((2 * length, MEL_BINS), np.float32),
-      "speaker_BE": ((self.speaker,), np.float32),
+      "mel_BTM": ((self.audio.frames_per_token * length, self.audio.mel_bins), np.float32),
+      "speaker_BE": ((self.speaker_dim,), np.float32),
     }
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
     tokens_U, mel_TM = self.features.read("speech_tokens", example), self.features.read("mel", example)
-    if not len(tokens_U) or len(mel_TM) != 2 * len(tokens_U):
-      raise DataError(f"example {example}: {len(tokens_U)} tokens need twice as many mel frames, found {len(mel_TM)}")
+    frames = self.audio.frames_per_token * len(tokens_U)
+    if not frames or len(mel_TM) != frames:
+      raise DataError(f"example {example}: {len(tokens_U)} tokens need {frames} mel frames, found {len(mel_TM)}")
     speaker_E = self.features.read("speaker", example)
-    if len(speaker_E) != self.speaker:
-      raise DataError(f"example {example}: expected a speaker vector of {self.speaker} numbers, found {len(speaker_E)}")
+    if len(speaker_E) != self.speaker_dim:
+      raise DataError(
+        f"example {example}: expected a speaker vector of {self.speaker_dim} numbers, found {len(speaker_E)}"
+      )
     lengths = np.asarray(len(tokens_U), np.int32)
     return {"tokens_BU": tokens_U, "token_lengths_B": lengths, "mel_BTM": mel_TM, "speaker_BE": speaker_E}
 
 
 @dataclasses.dataclass
 class VocoderRows(Rows):
-  """A crop of 24 kHz audio with its mel and f0. A recording shorter than the crop is padded.
+  """A crop of audio with its mel and f0. A recording shorter than the crop is padded.
 
   Attributes:
     mel: name of the feature to vocode; another than "mel" fine-tunes on what a flow made of the same tokens.
+    audio: sample rate, hop and mel bins.
   """
 
   mel: str
+  audio: AudioConfig
   counted = ("lengths_B", "mel_BTM")
 
   def fields(self, length: int) -> Fields:
     return {
-      "audio_BA": ((length * HOP,), np.float32),
-      "mel_BTM": ((length, MEL_BINS), np.float32),
+      "audio_BA": ((length * self.audio.hop,), np.float32),
+      "mel_BTM": ((length, self.audio.mel_bins), np.float32),
       "f0_BT": ((length,), np.float32),
       "lengths_B": ((), np.int32),
     }
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
     mel_TM, f0_T = self.features.read(self.mel, example), self.features.read("f0", example)
-    wave_A = _audio(self.corpus[example], SAMPLE_RATE)
-    frames = len(mel_TM)
-    if not frames or len(f0_T) != frames or len(wave_A) < frames * HOP:
-      found = f"{frames} mel frames, {len(f0_T)} of f0, {len(wave_A) // HOP} of audio"
+    wave_A = _audio(self.corpus[example], self.audio.sample_rate)
+    frames, hop = len(mel_TM), self.audio.hop
+    if not frames or len(f0_T) != frames or len(wave_A) < frames * hop:
+      found = f"{frames} mel frames, {len(f0_T)} of f0, {len(wave_A) // hop} of audio"
       raise DataError(f"example {example}: expected as many of each, found {found}")
     start = int(draw(self.seed, epoch, example, CROP).integers(max(frames - length, 0) + 1))
     end = min(start + length, frames)
     return {
-      "audio_BA": wave_A[start * HOP : end * HOP],
+      "audio_BA": wave_A[start * hop : end * hop],
       "mel_BTM": mel_TM[start:end],
       "f0_BT": f0_T[start:end],
       "lengths_B": np.asarray(end - start, np.int32),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cosyjax.flow.past import NoPast, Past
+from cosyjax.flow.chunk_cache import ChunkCache, NoCache
 from cosyjax.layers.masks import block_mask
 from cosyjax.layers.rows import device_parts, one_row_at_a_time
 
@@ -51,9 +51,9 @@ def mask_bias(mask_BTS: jax.Array) -> jax.Array:
   return jax.lax.optimization_barrier(_bias(mask_BTS)[:, None])
 
 
-def make_mask(past: NoPast | Past, blocks_BT: jax.Array) -> Mask:
+def make_mask(cache: NoCache | ChunkCache, blocks_BT: jax.Array) -> Mask:
   """What frames of these blocks see of each other and of what was before them."""
-  return Mask(mask_bias(past.mask(blocks_BT)), blocks_BT if past.offset_B is None else None)
+  return Mask(mask_bias(cache.mask(blocks_BT)), blocks_BT if cache.offset_B is None else None)
 
 
 def _bias(mask: jax.Array) -> jax.Array:

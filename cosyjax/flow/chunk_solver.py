@@ -9,7 +9,7 @@ Many streams share one state, a row each. A step advances some of the rows by a 
 
     state, guide = encode_chunk(...)                        # the chunk's tokens, once
     for i in range(steps):                                  # one compiled program, called `steps` times
-      kept, x_bTM = euler_step(..., state.unet[i], guide, x_bTM, times[i], times[i + 1] - times[i])
+      cached, x_bTM = euler_step(..., state.estimator[i], guide, x_bTM, times[i], times[i + 1] - times[i])
 
 `advance` is this as one function. Programs that donate the state write it in place.
 """
@@ -22,10 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.flow import matching
+from cosyjax.flow.chunk_cache import BLOCKS, KEYS, VALUES, Cache, ChunkCache, places, rows_of, write
 from cosyjax.flow.chunk_state import FlowState, word_of
 from cosyjax.flow.flow_model import Flow
-from cosyjax.flow.past import BLOCKS, KEYS, VALUES, Kept, Past, places, rows_of, write
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers import masks
 
 
@@ -56,7 +55,7 @@ class Chunk:
 
 @flax.struct.dataclass
 class Guide:
-  """What all Euler steps of a chunk go by, from `encode_chunk`. Attributes are arguments of `UNet` and `Past`."""
+  """What all Euler steps of a chunk go by: arguments of the estimator and of `ChunkCache`, from `encode_chunk`."""
 
   mu_bTM: jax.Array
   speaker_bM: jax.Array
@@ -73,7 +72,7 @@ class Guide:
 def encode_chunk(
   model: Flow, params: Any, state: FlowState, rows_b: jax.Array | None, chunk: Chunk, *, window: int | None = None
 ) -> tuple[FlowState, Guide]:
-  """Encodes a chunk's tokens and makes room for its frames. `state.unet` is passed through and may be ().
+  """Encodes a chunk's tokens and makes room for its frames. `state.estimator` is passed through and may be ().
 
   Args:
     model: the flow's module.
@@ -92,7 +91,8 @@ def encode_chunk(
     (state, guide): guide is for `euler_step`.
   """
   batch, slots = state.blocks_BS.shape
-  room = RATE * chunk.blocks_bC.shape[1]
+  rate = model.config.frames_per_token
+  room = rate * chunk.blocks_bC.shape[1]
   frames_b, write_b, pinned_b = (rows_of(a, rows_b) for a in (state.frames_B, state.write_B, state.pinned_B))
   if window is not None:
     write_b = jnp.where(write_b + room > slots, pinned_b, write_b)
@@ -100,18 +100,18 @@ def encode_chunk(
 
   # Padding is written too, as NEVER: nobody sees it, and the next chunk overwrites it.
   blocks_bC = masks.pad_blocks(chunk.blocks_bC, chunk.lengths_b)
-  blocks_bT = masks.repeat_blocks(blocks_bC, RATE)
-  token_blocks_BS = write(state.encoder[BLOCKS], to_b, blocks_bC, frames_b // RATE)
+  blocks_bT = masks.repeat_blocks(blocks_bC, rate)
+  token_blocks_BS = write(state.encoder[BLOCKS], to_b, blocks_bC, frames_b // rate)
   blocks_BS = write(state.blocks_BS, to_b, blocks_bT, write_b)
 
-  kept = {name: array for name, array in state.encoder.items() if name != BLOCKS}
-  past = Past(kept, chunk.lengths_b, frames_b // RATE, rows_of(token_blocks_BS, rows_b), rows_b)
+  cached = {name: array for name, array in state.encoder.items() if name != BLOCKS}
+  cache = ChunkCache(cached, chunk.lengths_b, frames_b // rate, rows_of(token_blocks_BS, rows_b), rows_b)
   present_b = chunk.lengths_b + chunk.ahead_b
-  arguments = (chunk.tokens_bC3, present_b, chunk.blocks_bC, chunk.lengths_b, past)
+  arguments = (chunk.tokens_bC3, present_b, chunk.blocks_bC, chunk.lengths_b, cache)
   mu_bTM = model.apply({"params": params}, *arguments, method=Flow.encode)
   speaker_bM = model.apply({"params": params}, chunk.speaker_bE, method=Flow.project_speaker)
 
-  lengths_b = RATE * chunk.lengths_b
+  lengths_b = rate * chunk.lengths_b
   guide = Guide(
     mu_bTM=mu_bTM,
     speaker_bM=speaker_bM,
@@ -125,7 +125,7 @@ def encode_chunk(
     window=window,
   )
   state = state.replace(
-    encoder=past.kept | {BLOCKS: token_blocks_BS},
+    encoder=cache.arrays | {BLOCKS: token_blocks_BS},
     blocks_BS=blocks_BS,
     frames_B=state.frames_B.at[to_b].set(frames_b + lengths_b, mode="drop"),
     write_B=state.write_B.at[to_b].set(write_b + lengths_b, mode="drop"),
@@ -136,41 +136,41 @@ def encode_chunk(
 def euler_step(
   model: Flow,
   params: Any,
-  kept: Kept,
+  cached: Cache,
   guide: Guide,
   x_bTM: jax.Array,
   t: jax.Array | float,
   dt: jax.Array | float,
   *,
   guidance: float | jax.Array | None = None,
-) -> tuple[Kept, jax.Array]:
+) -> tuple[Cache, jax.Array]:
   """Follows the velocity from time t to t + dt.
 
   Args:
     model, params: the flow.
-    kept: `state.unet[i]` of this step; an empty dict says that no stream has begun, all rows given.
+    cached: `state.estimator[i]` of this step; an empty dict says that no stream has begun, all rows given.
     guide: from `encode_chunk`.
     x_bTM: where the chunk is at time t: the noise at first.
     t, dt: of `matching.schedule`, the same for all rows; may be traced.
     guidance: strength w; the config's if None.
 
   Returns:
-    (kept, x_bTM) after the step. Padding of x means nothing.
+    (cached, x_bTM) after the step. Padding of x means nothing.
   """
   guidance = model.config.guidance if guidance is None else guidance
   twice = lambda a: jnp.concatenate([a, a])
   or_nothing = lambda a: jnp.concatenate([a, jnp.zeros_like(a)])
   rows_2b = guide.rows_b
   if rows_2b is not None:
-    batch = next(iter(kept.values())).shape[0] // 2
+    batch = next(iter(cached.values())).shape[0] // 2
     rows_2b = jnp.concatenate([rows_2b, batch + rows_2b])
   lengths_2b, write_2b, blocks_2bS = twice(guide.lengths_b), twice(guide.write_b), twice(guide.key_blocks_bS)
-  past = Past(dict(kept), lengths_2b, write_2b, blocks_2bS, rows_2b, guide.window, twice(guide.pinned_bS))
+  cache = ChunkCache(dict(cached), lengths_2b, write_2b, blocks_2bS, rows_2b, guide.window, twice(guide.pinned_bS))
   x_2bTM, t_2b = twice(x_bTM), jnp.full(2 * x_bTM.shape[0], t, jnp.float32)
   conditions = or_nothing(guide.mu_bTM), or_nothing(guide.speaker_bM), or_nothing(guide.cond_bTM)
-  arguments = (x_2bTM, *conditions, t_2b, lengths_2b, twice(guide.blocks_bT), past)
+  arguments = (x_2bTM, *conditions, t_2b, lengths_2b, twice(guide.blocks_bT), cache)
   v_2bTM = model.apply({"params": params}, *arguments, method=Flow.velocity)
-  return past.kept, x_bTM + dt * matching.guided(*jnp.split(v_2bTM, 2), guidance)
+  return cache.arrays, x_bTM + dt * matching.guided(*jnp.split(v_2bTM, 2), guidance)
 
 
 def advance(
@@ -189,13 +189,13 @@ def advance(
     (state, mel): float32 [b, T, M], zero past each row's frames.
   """
   state, guide = encode_chunk(model, params, state, rows_b, chunk, window=window)
-  times = matching.schedule(len(state.unet))
-  x_bTM, unet = chunk.noise_bTM.astype(jnp.float32), []
-  for kept, t, dt in zip(state.unet, times, np.diff(times), strict=False):
-    kept, x_bTM = euler_step(model, params, kept, guide, x_bTM, t, dt, guidance=guidance)
-    unet.append(kept)
+  times = matching.schedule(len(state.estimator))
+  x_bTM, estimator = chunk.noise_bTM.astype(jnp.float32), []
+  for cached, t, dt in zip(state.estimator, times, np.diff(times), strict=False):
+    cached, x_bTM = euler_step(model, params, cached, guide, x_bTM, t, dt, guidance=guidance)
+    estimator.append(cached)
   mel_bTM = jnp.where(masks.padding_mask(guide.lengths_b, x_bTM.shape[1])[..., None], x_bTM, 0.0)
-  return state.replace(unet=tuple(unet)), mel_bTM
+  return state.replace(estimator=tuple(estimator)), mel_bTM
 
 
 def empty(
@@ -223,31 +223,36 @@ def empty(
   """
   steps = model.config.steps if steps is None else steps
   matching.schedule(steps)  # refuses what is no number of steps
-  tokens = -(-frames // RATE) if tokens is None else tokens
-  shapes = jax.eval_shape(lambda p: _first_token(model, p, _bare(batch, frames, tokens)), params)
+  rate = model.config.frames_per_token
+  tokens = -(-frames // rate) if tokens is None else tokens
+  shapes = jax.eval_shape(lambda p: _first_token(model, p, _bare(batch, frames, tokens, rate)), params)
 
   def zeros(name: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.zeros(shape.shape, dtype if dtype is not None and word_of(name) in (KEYS, VALUES) else shape.dtype)
 
-  state = _bare(batch, frames, tokens)
-  encoder, unet = ({n: s for n, s in kept.items() if n != BLOCKS} for kept in shapes)
+  state = _bare(batch, frames, tokens, rate)
+  encoder, estimator = ({n: s for n, s in arrays.items() if n != BLOCKS} for arrays in shapes)
   encoder = {name: zeros(name, shape) for name, shape in encoder.items()} | state.encoder
-  return state.replace(encoder=encoder, unet=tuple({n: zeros(n, s) for n, s in unet.items()} for _ in range(steps)))
+  return state.replace(
+    encoder=encoder, estimator=tuple({n: zeros(n, s) for n, s in estimator.items()} for _ in range(steps))
+  )
 
 
-def _bare(batch: int, frames: int, tokens: int) -> FlowState:
+def _bare(batch: int, frames: int, tokens: int, rate: int) -> FlowState:
   """A state with stamps and counters but no caches yet."""
   stamps = lambda slots: jnp.full((batch, slots), masks.NEVER, jnp.int32)
   # Three arrays, not one three times: a donated buffer may be given once only.
   counters = {name: jnp.zeros(batch, jnp.int32) for name in ("frames_B", "write_B", "pinned_B")}
-  return FlowState(encoder={BLOCKS: stamps(tokens)}, unet=(), blocks_BS=stamps(frames), **counters)
+  return FlowState(
+    encoder={BLOCKS: stamps(tokens)}, estimator=(), blocks_BS=stamps(frames), **counters, frames_per_token=rate
+  )
 
 
-def _first_token(model: Flow, params: Any, state: FlowState) -> tuple[Kept, Kept]:
-  """What encoder and one Euler step keep of a token."""
+def _first_token(model: Flow, params: Any, state: FlowState) -> tuple[Cache, Cache]:
+  """What encoder and one Euler step cache of a token."""
   batch, c = state.frames_B.shape[0], model.config
-  one_b, mel_bTM = jnp.ones(batch, jnp.int32), jnp.zeros((batch, RATE, c.mel_bins))
+  one_b, mel_bTM = jnp.ones(batch, jnp.int32), jnp.zeros((batch, c.frames_per_token, c.mel_bins))
   ids_bX, blocks_bC = (jnp.zeros((batch, n), jnp.int32) for n in (1 + c.encoder.lookahead, 1))
-  chunk = Chunk(ids_bX, one_b, one_b, blocks_bC, mel_bTM, jnp.ones((batch, c.speaker)), mel_bTM)
+  chunk = Chunk(ids_bX, one_b, one_b, blocks_bC, mel_bTM, jnp.ones((batch, c.speaker_dim)), mel_bTM)
   state, guide = encode_chunk(model, params, state, None, chunk)
   return state.encoder, euler_step(model, params, {}, guide, mel_bTM, 0.0, 0.0)[0]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from cosyjax.config import FlowConfig
 from cosyjax.errors import ConfigError
-from cosyjax.flow.past import BLOCKS, HISTORY, KEYS, VALUES, Kept
-from cosyjax.flow.token_encoder import RATE
+from cosyjax.flow.chunk_cache import BLOCKS, HISTORY, KEYS, VALUES, Cache
+from cosyjax.flow.flow_model import ENCODERS, ESTIMATORS
 from cosyjax.layers import masks
 
 _SLOT_AXIS = {KEYS: 2, VALUES: 2, BLOCKS: 1}  # which axis counts slots; histories have none
@@ -26,24 +26,26 @@ class FlowState:
   Attributes:
     encoder: caches of the token encoder, and under "blocks" the block of each token. Slot s
       holds token s (or frame s, after upsampling).
-    unet: caches of the UNet, one dict for each Euler step. 2B rows: those with conditions, then
+    estimator: caches of the estimator, one dict for each Euler step. 2B rows: those with conditions, then
       those without, which guidance needs. S slots.
-    blocks_BS: int32, block of the frame in each of the UNet's slots; `masks.NEVER` where there is none.
+    blocks_BS: int32, block of the frame in each of the estimator's slots; `masks.NEVER` where there is none.
     frames_B: int32, mel frames done.
-    write_B: int32, next of the UNet's slots. The frames done, unless a window had it go round.
+    write_B: int32, next of the estimator's slots. The frames done, unless a window had it go round.
     pinned_B: int32, slots at the start that a window never takes away.
+    frames_per_token: of the model.
   """
 
-  encoder: Kept
-  unet: tuple[Kept, ...]
+  encoder: Cache
+  estimator: tuple[Cache, ...]
   blocks_BS: jax.Array
   frames_B: jax.Array
   write_B: jax.Array
   pinned_B: jax.Array
+  frames_per_token: int = flax.struct.field(pytree_node=False)
 
 
 def grow(state: FlowState, frames: int, tokens: int) -> FlowState:
-  """The same streams with room for more: new slots S of the UNet and of the token encoder."""
+  """The same streams with room for more: new slots S of the estimator and of the token encoder."""
   return _resized(state, frames, tokens)
 
 
@@ -56,15 +58,15 @@ def open_rows(state: FlowState, rows_B: jax.Array, pinned: int | jax.Array = 0) 
     pinned: of those rows, see `FlowState`; a number or int32 [B].
   """
 
-  def clear(kept: Kept) -> Kept:
+  def clear(arrays: Cache) -> Cache:
     clean = lambda a: jnp.where(jnp.tile(rows_B, a.shape[0] // rows_B.shape[0])[:, None, None], 0, a)
-    return {name: clean(array) if word_of(name) == HISTORY else array for name, array in kept.items()}
+    return {name: clean(array) if word_of(name) == HISTORY else array for name, array in arrays.items()}
 
   encoder = clear(state.encoder)
   encoder[BLOCKS] = jnp.where(rows_B[:, None], masks.NEVER, encoder[BLOCKS])
-  return FlowState(
+  return state.replace(
     encoder=encoder,
-    unet=tuple(clear(kept) for kept in state.unet),
+    estimator=tuple(clear(arrays) for arrays in state.estimator),
     blocks_BS=jnp.where(rows_B[:, None], masks.NEVER, state.blocks_BS),
     frames_B=jnp.where(rows_B, 0, state.frames_B),
     write_B=jnp.where(rows_B, 0, state.write_B),
@@ -78,7 +80,7 @@ def take(state: FlowState, slot: int | jax.Array, frames: int, tokens: int | Non
   Args:
     state: streams.
     slot: which row; may be traced.
-    frames: slots of the UNet that are copied, from the first on.
+    frames: slots of the estimator that are copied, from the first on.
     tokens: slots of the token encoder; as many as `frames` need if None.
   """
 
@@ -87,7 +89,8 @@ def take(state: FlowState, slot: int | jax.Array, frames: int, tokens: int | Non
     at = [i * state.frames_B.shape[0] + slot for i in range(copies)]
     return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, i, 1) for i in at])
 
-  return _resized(jax.tree.map(row, state), frames, -(-frames // RATE) if tokens is None else tokens)
+  tokens = -(-frames // state.frames_per_token) if tokens is None else tokens
+  return _resized(jax.tree.map(row, state), frames, tokens)
 
 
 def insert(state: FlowState, one: FlowState, slot: int | jax.Array, keys: bool = True) -> FlowState:
@@ -116,12 +119,12 @@ def insert(state: FlowState, one: FlowState, slot: int | jax.Array, keys: bool =
       array = jax.lax.dynamic_update_slice(array, new[i : i + 1].astype(array.dtype), start)
     return array
 
-  def put_all(kept: Kept, new: Kept) -> Kept:
-    return {n: a if word_of(n) in (KEYS, VALUES) and not keys else put(a, new[n]) for n, a in kept.items()}
+  def put_all(arrays: Cache, new: Cache) -> Cache:
+    return {n: a if word_of(n) in (KEYS, VALUES) and not keys else put(a, new[n]) for n, a in arrays.items()}
 
-  return FlowState(
+  return state.replace(
     encoder=put_all(state.encoder, one.encoder),
-    unet=tuple(put_all(*pair) for pair in zip(state.unet, one.unet, strict=True)),
+    estimator=tuple(put_all(*pair) for pair in zip(state.estimator, one.estimator, strict=True)),
     **{
       name: put(getattr(state, name), getattr(one, name)) for name in ("blocks_BS", "frames_B", "write_B", "pinned_B")
     },
@@ -129,29 +132,29 @@ def insert(state: FlowState, one: FlowState, slot: int | jax.Array, keys: bool =
 
 
 def bytes_per_frame(config: FlowConfig, dtype: Any = jnp.float32, steps: int | None = None) -> int:
-  """What one mel frame of one stream takes in the caches of UNet and token encoder."""
-  unet, encoder = config.unet, config.encoder
-  layers = unet.blocks * (unet.mid_stages + 2) * 2 * (config.steps if steps is None else steps)  # both branches
-  numbers = layers * unet.heads * unet.head_dim + (encoder.blocks / RATE + encoder.up_blocks) * encoder.width
-  return round(2 * numbers * jnp.dtype(dtype).itemsize)
+  """What one mel frame of one stream takes in the caches of estimator and token encoder."""
+  evaluations = 2 * (config.steps if steps is None else steps)  # both branches
+  numbers = evaluations * ESTIMATORS[type(config.estimator)].cached_numbers(config.estimator)
+  numbers += ENCODERS[type(config.encoder)].cached_numbers(config.encoder, config.frames_per_token)
+  return round(numbers * jnp.dtype(dtype).itemsize)
 
 
 def word_of(name: str) -> str:
-  """Which kind of array a name of `Kept` stands for."""
+  """Which kind of array a name of `Cache` stands for."""
   return name.rsplit("/", 1)[-1]
 
 
 def _resized(state: FlowState, frames: int, tokens: int, keys: bool = True) -> FlowState:
   """The state with more or fewer slots. New ones are empty; those cut off are the last."""
 
-  def resize(kept: Kept, old: int, new: int) -> Kept:
-    return {name: fit(name, array, old, new) for name, array in kept.items()}
+  def resize(arrays: Cache, old: int, new: int) -> Cache:
+    return {name: fit(name, array, old, new) for name, array in arrays.items()}
 
   def fit(name: str, array: jax.Array, old: int, new: int) -> jax.Array:
     axis = _SLOT_AXIS.get(word_of(name))
     if axis is None or (axis == 2 and not keys):
       return array
-    slots = array.shape[axis] // old * new  # the encoder's upper half has RATE slots per token
+    slots = array.shape[axis] // old * new  # the encoder's upper half has several slots per token
     array = jax.lax.slice_in_dim(array, 0, min(slots, array.shape[axis]), axis=axis)
     padding = [(0, slots - array.shape[axis] if i == axis else 0) for i in range(array.ndim)]
     return jnp.pad(array, padding, constant_values=masks.NEVER if word_of(name) == BLOCKS else 0)
@@ -159,6 +162,6 @@ def _resized(state: FlowState, frames: int, tokens: int, keys: bool = True) -> F
   old_frames, old_tokens = state.blocks_BS.shape[1], state.encoder[BLOCKS].shape[1]
   return state.replace(
     encoder=resize(state.encoder, old_tokens, tokens),
-    unet=tuple(resize(kept, old_frames, frames) for kept in state.unet),
+    estimator=tuple(resize(arrays, old_frames, frames) for arrays in state.estimator),
     blocks_BS=fit(BLOCKS, state.blocks_BS, old_frames, frames),
   )

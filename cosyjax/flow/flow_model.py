@@ -1,4 +1,7 @@
-"""The flow's networks as one module: token embedding, encoder, speaker projection, UNet."""
+"""The flow's networks as one module: token embedding, encoder, speaker projection, estimator.
+
+The types of their configurations choose encoder and estimator: `ENCODERS` and `ESTIMATORS` have a line for each.
+"""
 
 from typing import Any
 
@@ -6,13 +9,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cosyjax.config import FlowConfig
-from cosyjax.flow.past import NO_PAST, NoPast, Past
-from cosyjax.flow.token_encoder import RATE, TokenEncoder, spoken
+from cosyjax.config import FlowConfig, FlowEncoderConfig, UNetConfig
+from cosyjax.flow.chunk_cache import NO_CACHE, ChunkCache, NoCache
+from cosyjax.flow.token_encoder import TokenEncoder, spoken
 from cosyjax.flow.unet import UNet
 from cosyjax.layers.basic import dense, embed, normalise_l2
 from cosyjax.layers.masks import repeat_blocks
 from cosyjax.layers.stack import stack_layers, unstack_layers
+
+ENCODERS = {FlowEncoderConfig: TokenEncoder}
+ESTIMATORS = {UNetConfig: UNet}  # each is a subtree of the parameters under its configuration's `type`
 
 
 class Flow(nn.Module):
@@ -36,11 +42,12 @@ class Flow(nn.Module):
 
   def setup(self) -> None:
     c = self.config
-    self.token_embedding = embed(c.codes, c.token_width, ("vocab", "embed"), dtype=self.dtype)
-    self.encoder = TokenEncoder(c.encoder, self.dtype, self.training, self.remat)
+    self.token_embedding = embed(c.codebook_size, c.token_width, ("vocab", "embed"), dtype=self.dtype)
+    layout = (self.dtype, self.training, self.remat)
+    self.encoder = ENCODERS[type(c.encoder)](c.encoder, c.frames_per_token, *layout)
     self.to_mel = dense(c.mel_bins, ("embed", None), dtype=self.dtype)
     self.speaker = dense(c.mel_bins, (None, None), precision=jax.lax.Precision.HIGHEST)
-    self.unet = UNet(c.unet, self.dtype, self.training, self.remat)
+    self.estimator = ESTIMATORS[type(c.estimator)](c.estimator, *layout, name=c.estimator.type)
 
   def encode(
     self,
@@ -48,11 +55,11 @@ class Flow(nn.Module):
     lengths_B: jax.Array,
     blocks: jax.Array,
     spoken_B: jax.Array | None = None,
-    past: NoPast | Past = NO_PAST,
+    cache: NoCache | ChunkCache = NO_CACHE,
   ) -> jax.Array:
-    """Tokens to the conditioning mu: [B, U] -> float32 [B, 2U, M]. See `TokenEncoder` for the arguments."""
-    x_BXD = self.token_embedding(jnp.clip(tokens_BX, 0, self.config.codes - 1))
-    return self.to_mel(self.encoder(x_BXD, lengths_B, blocks, spoken_B, past)).astype(jnp.float32)
+    """Tokens to the conditioning mu: [B, U] -> float32 [B, T, M]. See `TokenEncoder` for the arguments."""
+    x_BXD = self.token_embedding(jnp.clip(tokens_BX, 0, self.config.codebook_size - 1))
+    return self.to_mel(self.encoder(x_BXD, lengths_B, blocks, spoken_B, cache)).astype(jnp.float32)
 
   def project_speaker(self, speaker_BE: jax.Array) -> jax.Array:
     """Speaker vector of any length to float32 [B, M]."""
@@ -67,10 +74,10 @@ class Flow(nn.Module):
     t_B: jax.Array,
     lengths_B: jax.Array,
     blocks: jax.Array,
-    past: NoPast | Past = NO_PAST,
+    cache: NoCache | ChunkCache = NO_CACHE,
   ) -> jax.Array:
-    """The UNet on its own; lengths and blocks are those of mel frames."""
-    return self.unet(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, lengths_B, blocks, past)
+    """The estimator on its own; lengths and blocks are those of mel frames."""
+    return self.estimator(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, lengths_B, blocks, cache)
 
   def __call__(
     self,
@@ -83,13 +90,13 @@ class Flow(nn.Module):
     blocks: jax.Array,
     keep_B: jax.Array | None = None,
   ) -> jax.Array:
-    """Velocity from tokens, T = 2U: what training compares with the target of `matching.interpolate`.
+    """Velocity from tokens: what training compares with the target of `matching.interpolate`.
 
     Args:
       tokens_BU: speech tokens.
       token_lengths_B: tokens in each row.
       speaker_BE: speaker vectors.
-      x_BTM: point on the path, of twice as many frames as tokens.
+      x_BTM: point on the path, of `frames_per_token` frames for each token.
       cond_BTM: kept reference frames, zero elsewhere.
       t_B: time in [0, 1].
       blocks: int32 [U] or [B, U], block of each token.
@@ -102,8 +109,8 @@ class Flow(nn.Module):
     if keep_B is not None:
       mu_BTM, cond_BTM = (jnp.where(keep_B[:, None, None], a, 0.0) for a in (mu_BTM, cond_BTM))
       speaker_BM = jnp.where(keep_B[:, None], speaker_BM, 0.0)
-    blocks = repeat_blocks(blocks, RATE)
-    return self.velocity(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, RATE * token_lengths_B, blocks)
+    rate = self.config.frames_per_token
+    return self.velocity(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, rate * token_lengths_B, repeat_blocks(blocks, rate))
 
 
 STACKS = ("block", "up_block", "mid")  # names of what is repeated; a stage of `mid` holds a `block` stack itself
@@ -124,13 +131,13 @@ def unstack(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def mel_lengths(config: FlowConfig, token_lengths_B: jax.Array, final: bool | jax.Array = True) -> jax.Array:
-  """Mel frames that tokens give: two each, none for look-ahead tokens when more is to come."""
-  return RATE * spoken(token_lengths_B, final, config.encoder.lookahead)
+  """Mel frames that tokens give: none for look-ahead tokens when more is to come."""
+  return config.frames_per_token * spoken(token_lengths_B, final, config.encoder.lookahead)
 
 
 def init_arguments(config: FlowConfig, tokens: int = 4) -> tuple[jax.Array, ...]:
   """Arguments of the smallest call that creates every parameter: `Flow(config).init(key, *init_arguments(config))`."""
-  mel_1TM = jnp.zeros((1, RATE * tokens, config.mel_bins))
+  mel_1TM = jnp.zeros((1, config.frames_per_token * tokens, config.mel_bins))
   ids_1U, lengths_1 = jnp.zeros((1, tokens), jnp.int32), jnp.full((1,), tokens, jnp.int32)
-  speaker_1E = jnp.ones((1, config.speaker))
+  speaker_1E = jnp.ones((1, config.speaker_dim))
   return ids_1U, lengths_1, speaker_1E, mel_1TM, mel_1TM, jnp.zeros((1,)), jnp.zeros((tokens,), jnp.int32)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from cosyjax.errors import ConfigError
 from cosyjax.flow import matching
 from cosyjax.flow.flow_model import Flow
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers.masks import equal_blocks, padding_mask
 from cosyjax.training.step import Loss
 
@@ -103,7 +102,7 @@ def fixed_draws(key: jax.Array, lengths_B: jax.Array, frames: int, mel_bins: int
 
 def validation(model: Flow, params: Any, batch: dict[str, jax.Array], key: jax.Array, kind: str = "l1") -> Loss:
   """`objective` of a batch under each of the four masks in turn, with the same times and noise: see `fixed_draws`."""
-  lengths_B, (_, frames, mel_bins) = RATE * batch["token_lengths_B"], batch["mel_BTM"].shape
+  lengths_B, (_, frames, mel_bins) = model.config.frames_per_token * batch["token_lengths_B"], batch["mel_BTM"].shape
 
   def one(mask: jax.Array) -> Loss:
     return objective(model, params, batch, fixed_draws(key, lengths_B, frames, mel_bins, mask), kind)
@@ -121,7 +120,15 @@ Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.
 
 
 def differences(
-  predict: Predict, mel_BTM: jax.Array, lengths_B: jax.Array, draws: Draws, kind: str, chunk: int, sigma_min: float
+  predict: Predict,
+  mel_BTM: jax.Array,
+  lengths_B: jax.Array,
+  draws: Draws,
+  kind: str,
+  *,
+  chunk: int,
+  frames_per_token: int,
+  sigma_min: float,
 ) -> tuple[jax.Array, jax.Array]:
   """How far the predicted velocities are from the path's, row by row (paper eq. 7 to 9).
 
@@ -132,6 +139,7 @@ def differences(
     draws: of `draw` or `fixed_draws`.
     kind: of `matching.row_sums`.
     chunk: M, in tokens.
+    frames_per_token: mel frames in a token.
     sigma_min: of the path.
 
   Returns:
@@ -139,7 +147,7 @@ def differences(
   """
   kept_BT1 = padding_mask(draws.kept_B, mel_BTM.shape[1])[..., None]
   x_BTM, target_BTM = matching.interpolate(mel_BTM, draws.noise_BTM, draws.t_B, sigma_min)
-  blocks_BU = blocks_of(draws.mask_B, mel_BTM.shape[1] // RATE, chunk)
+  blocks_BU = blocks_of(draws.mask_B, mel_BTM.shape[1] // frames_per_token, chunk)
   velocity_BTM = predict(x_BTM, jnp.where(kept_BT1, mel_BTM, 0.0), draws.t_B, blocks_BU, draws.keep_B)
   return matching.row_sums(velocity_BTM, target_BTM, lengths_B, kind)
 
@@ -160,7 +168,10 @@ def objective(model: Flow, params: Any, batch: dict[str, jax.Array], draws: Draw
     row = (batch["tokens_BU"], lengths_B, batch["speaker_BE"])
     return model.apply({"params": params}, *row, x_BTM, cond_BTM, t_B, blocks_BU, keep_B)
 
-  sums_B, counts_B = differences(predict, batch["mel_BTM"], RATE * lengths_B, draws, kind, c.chunk, c.sigma_min)
+  frames_B, settings = c.frames_per_token * lengths_B, {"chunk": c.chunk, "sigma_min": c.sigma_min}
+  sums_B, counts_B = differences(
+    predict, batch["mel_BTM"], frames_B, draws, kind, frames_per_token=c.frames_per_token, **settings
+  )
   of = lambda x_B, i: jnp.sum(jnp.where(draws.mask_B == i, x_B, 0.0))
   metrics = {name: (of(sums_B, i), of(counts_B, i)) for i, name in enumerate(MASKS)}
   return Loss(jnp.sum(sums_B), jnp.sum(counts_B), metrics)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from cosyjax.errors import ConfigError
 from cosyjax.flow import matching
 from cosyjax.flow.flow_model import Flow
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers import masks
 
 
@@ -60,7 +59,7 @@ def generate(
   """
   config = model.config
   batch, tokens = tokens_BU.shape
-  frames = RATE * tokens
+  frames = config.frames_per_token * tokens
   steps = config.steps if steps is None else steps
   guidance = config.guidance if guidance is None else guidance
   if noise_BTM.shape[-2] < frames:
@@ -72,13 +71,13 @@ def generate(
   blocks = masks.equal_blocks(tokens, chunk) if jnp.ndim(chunk) == 0 else jnp.asarray(chunk, jnp.int32)
   ahead_B = jnp.where(final, 0, config.encoder.lookahead) if ahead_B is None else ahead_B
   spoken_B = jnp.maximum(token_lengths_B - ahead_B, 0)
-  lengths_B = RATE * spoken_B
+  lengths_B = config.frames_per_token * spoken_B
   mu_BTM = run(tokens_BU, token_lengths_B, blocks, spoken_B, method=Flow.encode)
   speaker_BM = run(speaker_BE, method=Flow.project_speaker)
   cond_BTM = _conditions(prompt_mel_BTM, prompt_lengths_B, frames)
   noise_BTM = jnp.broadcast_to(noise_BTM[..., :frames, :], (batch, frames, config.mel_bins))
 
-  blocks = masks.repeat_blocks(blocks, RATE)
+  blocks = masks.repeat_blocks(blocks, config.frames_per_token)
   if guide := not (isinstance(guidance, int | float) and guidance == 0):
     # Both branches in one batch: the second half of the rows has nothing to go by but x and t.
     mu_BTM, speaker_BM, cond_BTM = (jnp.concatenate([a, jnp.zeros_like(a)]) for a in (mu_BTM, speaker_BM, cond_BTM))

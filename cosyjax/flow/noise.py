@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 TABLE_FRAMES = 15_000  # frames drawn at a time: five minutes
-TABLE_BINS = 80
+TABLE_BINS = 80  # of the released table
 
 
-def noise_table(frames: int = TABLE_FRAMES) -> np.ndarray:
-  """The first `frames` frames of the released model's noise: float32 [frames, 80], read-only.
+def noise_table(frames: int = TABLE_FRAMES, mel_bins: int = TABLE_BINS) -> np.ndarray:
+  """The first `frames` frames of the upstream table of noise: float32 [frames, mel_bins], read-only.
 
   Frames past 15,000 are drawn from the same generator as it goes on, 15,000 at a time.
   """
-  parts = [_table_part(i) for i in range(max(-(-frames // TABLE_FRAMES), 1))]
+  parts = [_table_part(i, mel_bins) for i in range(max(-(-frames // TABLE_FRAMES), 1))]
   table = parts[0] if len(parts) == 1 else np.concatenate(parts)
   table.flags.writeable = False
   return table[:frames]
@@ -36,18 +36,18 @@ def request_noise(key: jax.Array, frames: int, mel_bins: int = TABLE_BINS) -> ja
 
 
 @functools.lru_cache(maxsize=4)
-def _table_part(index: int) -> np.ndarray:
-  """Frames index * 15,000 onwards, [15000, 80]."""
-  return _normals(_generator(index), TABLE_BINS * TABLE_FRAMES).reshape(TABLE_BINS, TABLE_FRAMES).T.copy()
+def _table_part(index: int, mel_bins: int) -> np.ndarray:
+  """Frames index * 15,000 onwards, [15000, mel_bins]."""
+  size = mel_bins * TABLE_FRAMES
+  return _normals(_generator(index * size), size).reshape(mel_bins, TABLE_FRAMES).T.copy()
 
 
-def _generator(parts_drawn: int) -> np.random.MT19937:
-  """Mersenne twister with seed 0, one 32-bit draw per number of each part already taken."""
+def _generator(drawn: int) -> np.random.MT19937:
+  """Mersenne twister with seed 0, after so many 32-bit draws."""
   generator = np.random.MT19937()
   # RandomState is the public way to the generator's classic integer seeding, which PyTorch shares.
   generator.state = np.random.RandomState(0).get_state(legacy=False)
-  for _ in range(parts_drawn):
-    generator.random_raw(TABLE_BINS * TABLE_FRAMES, output=False)
+  generator.random_raw(drawn, output=False)
   return generator
 
 

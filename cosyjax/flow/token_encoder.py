@@ -1,9 +1,9 @@
-"""Token encoder of the flow: 25 Hz tokens to 50 Hz features (paper 2.4).
+"""Token encoder of the flow: speech tokens to features of mel frames (paper 2.4).
 
 A convolution that looks three tokens ahead, transformer blocks with relative positions
-(Dai et al. 2019, section 3.3), upsampling by two, and more blocks. Which frames see which
+(Dai et al. 2019, section 3.3), upsampling, and more of them. Which frames see which
 is decided by the blocks that are passed in; see `cosyjax.layers.masks`. What stands before the
-first token is up to `past`; see `cosyjax.flow.past`.
+first token is up to `cache`; see `cosyjax.flow.chunk_cache`.
 """
 
 import math
@@ -15,13 +15,11 @@ import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
 from cosyjax.flow.attention import Distance, Mask, attend_masked, make_mask
-from cosyjax.flow.past import NO_PAST, NoPast, Past
+from cosyjax.flow.chunk_cache import NO_CACHE, ChunkCache, NoCache
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.stack import run_layers
-
-RATE = 2  # mel frames per token
 
 
 def relative_positions(queries: int, keys: int, width: int, offset: int | jax.Array = 0) -> jax.Array:
@@ -74,18 +72,20 @@ class RelativeAttention(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE
+  ) -> jax.Array:
     width = x_BTD.shape[-1]
     shape = (self.heads, width // self.heads)
     into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH = dense(**into, name="query")(x_BTD)
-    k_BSNH, v_BSNH = past.keys(self, dense(**into, name="key")(x_BTD), dense(**into, name="value")(x_BTD))
+    k_BSNH, v_BSNH = cache.keys(self, dense(**into, name="key")(x_BTD), dense(**into, name="value")(x_BTD))
     p_RNH = dense(**into, bias=False, name="position")(positions_RD)
     init = named(nn.initializers.xavier_uniform(), "heads", "head_dim")
     by_content = self.param("content_bias", init, shape, jnp.float32).astype(self.dtype)
     by_position = self.param("position_bias", init, shape, jnp.float32).astype(self.dtype)
-    if past.offset_B is not None:
-      p_RNH = from_offsets(p_RNH, past.offset_B, x_BTD.shape[1])
+    if cache.offset_B is not None:
+      p_RNH = from_offsets(p_RNH, cache.offset_B, x_BTD.shape[1])
     distance = Distance(q_BTNH + by_position, p_RNH)
     y_BTNH = attend_masked(q_BTNH + by_content, k_BSNH, v_BSNH, mask, distance, training=self.training)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
@@ -99,12 +99,14 @@ class EncoderBlock(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE
+  ) -> jax.Array:
     c = self.config
     x_BTD = shard_rows(x_BTD) if self.training else x_BTD
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
     attention = RelativeAttention(c.heads, self.dtype, self.training, name="attention")
-    x_BTD = x_BTD + attention(y_BTD, mask, positions_RD, past)
+    x_BTD = x_BTD + attention(y_BTD, mask, positions_RD, cache)
     y_BTD = LayerNorm(1e-12, name="mlp_norm")(x_BTD)
     y_BTF = nn.silu(dense(c.ffn, ("embed", "mlp"), dtype=self.dtype, name="up")(y_BTD))
     return x_BTD + dense(c.width, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
@@ -129,24 +131,26 @@ class LookAhead(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BXD: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(self, x_BXD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
     width = x_BXD.shape[-1]
     y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(x_BXD), 0.01)
-    y_BUD = conv(width, 3, dtype=self.dtype, name="smooth")(past.pad(self, y_BUD, 2))
+    y_BUD = conv(width, 3, dtype=self.dtype, name="smooth")(cache.pad(self, y_BUD, 2))
     return x_BXD[:, : y_BUD.shape[1]] + y_BUD
 
 
 class TokenEncoder(nn.Module):
-  """Embedded tokens at 25 Hz to features at 50 Hz.
+  """Embedded tokens to features, `rate` frames for each.
 
   Attributes:
     config: sizes.
+    rate: mel frames in a token.
     dtype: compute type.
     training: blocks stacked under `block` and `up_block`, as `cosyjax.layers.stack` stacks them.
     remat: what of each block the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
 
   config: FlowEncoderConfig
+  rate: int
   dtype: Any = jnp.float32
   training: bool = False
   remat: str = "none"
@@ -158,7 +162,7 @@ class TokenEncoder(nn.Module):
     lengths_B: jax.Array,
     blocks: jax.Array,
     spoken_B: jax.Array | None = None,
-    past: NoPast | Past = NO_PAST,
+    cache: NoCache | ChunkCache = NO_CACHE,
   ) -> jax.Array:
     """Encodes a batch of padded rows.
 
@@ -168,12 +172,12 @@ class TokenEncoder(nn.Module):
       lengths_B: tokens in each row, look-ahead tokens included.
       blocks: int32 [U] or [B, U], block of each token.
       spoken_B: tokens of each row that get frames; those after them are only looked at. All if None.
-      past: what came before; nothing by default.
+      cache: what came before; nothing by default.
 
     Returns:
-      [B, 2U, D]; valid are the first `2 * spoken_B` frames of a row.
+      [B, rate U, D]; valid are the first `rate * spoken_B` frames of a row.
     """
-    c = self.config
+    c, rate = self.config, self.rate
     size, places = blocks.shape[-1], x_BXD.shape[1]
     present_BX1 = masks.padding_mask(lengths_B, places)[..., None]
     blocks_BU = masks.pad_blocks(blocks, lengths_B if spoken_B is None else spoken_B)
@@ -181,21 +185,26 @@ class TokenEncoder(nn.Module):
     # The one place where a frame reads what follows it: past a row's end there must be zeros.
     x_BXD = jnp.where(present_BX1, Embed(c.width, self.dtype, name="embed")(x_BXD), 0)
     x_BXD = jnp.pad(x_BXD, ((0, 0), (0, size + c.lookahead - places), (0, 0)))
-    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, past)
-    mask = make_mask(past, blocks_BU)
+    x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, cache)
+    mask = make_mask(cache, blocks_BU)
     positions_RD = positions_up_to(mask, c.width)
     args = (c, self.dtype, self.training)
     layout = {"stacked": self.training, "remat": self.remat}
-    x_BUD = run_layers(EncoderBlock, args, c.blocks, "block", x_BUD, mask, positions_RD, past, **layout)
+    x_BUD = run_layers(EncoderBlock, args, c.layers, "block", x_BUD, mask, positions_RD, cache, **layout)
 
-    past = past.faster(RATE)
-    x_BTD = past.pad(self, jnp.repeat(x_BUD, RATE, axis=1), 2 * RATE)
-    x_BTD = conv(c.width, 2 * RATE + 1, dtype=self.dtype, name="upsample")(x_BTD)
+    cache = cache.faster(rate)
+    x_BTD = cache.pad(self, jnp.repeat(x_BUD, rate, axis=1), 2 * rate)
+    x_BTD = conv(c.width, 2 * rate + 1, dtype=self.dtype, name="upsample")(x_BTD)
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
-    mask = make_mask(past, masks.repeat_blocks(blocks_BU, RATE))
+    mask = make_mask(cache, masks.repeat_blocks(blocks_BU, rate))
     positions_RD = positions_up_to(mask, c.width)
-    x_BTD = run_layers(EncoderBlock, args, c.up_blocks, "up_block", x_BTD, mask, positions_RD, past, **layout)
+    x_BTD = run_layers(EncoderBlock, args, c.up_layers, "up_block", x_BTD, mask, positions_RD, cache, **layout)
     return LayerNorm(name="norm")(x_BTD)
+
+  @staticmethod
+  def cached_numbers(config: FlowEncoderConfig, rate: int) -> float:
+    """How many numbers the keys and values of one mel frame are."""
+    return 2 * config.width * (config.layers / rate + config.up_layers)
 
 
 def spoken(lengths_B: jax.Array, final: bool | jax.Array, lookahead: int) -> jax.Array:

@@ -1,9 +1,9 @@
 """Velocity network of the flow: a causal one-dimensional UNet that never resamples.
 
-One stage down, `mid_stages` in the middle, one up with a skip connection. A stage is a
+One stage down, `mid_layers` in the middle, one up with a skip connection. A stage is a
 convolution block that is told the time, followed by transformer blocks. Every convolution
 looks back only; how far attention looks ahead is decided by the blocks passed in, and what
-stands before the first frame by `past` (see `cosyjax.flow.past`).
+stands before the first frame by `cache` (see `cosyjax.flow.chunk_cache`).
 """
 
 import math
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from cosyjax.config import UNetConfig
 from cosyjax.flow.attention import Mask, attend_masked, make_mask
-from cosyjax.flow.past import NO_PAST, NoPast, Past
+from cosyjax.flow.chunk_cache import NO_CACHE, ChunkCache, NoCache
 from cosyjax.layers import masks
 from cosyjax.layers.basic import LayerNorm, conv, dense
 from cosyjax.layers.constrain import shard_rows
@@ -65,8 +65,8 @@ class CausalConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
-    return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(past.pad(self, x_BTC, KERNEL - 1))
+  def __call__(self, x_BTC: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(cache.pad(self, x_BTC, KERNEL - 1))
 
 
 class ConvUnit(nn.Module):
@@ -76,8 +76,8 @@ class ConvUnit(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
-    return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC, past)))
+  def __call__(self, x_BTC: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC, cache)))
 
 
 class ResBlock(nn.Module):
@@ -87,10 +87,10 @@ class ResBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, past: NoPast | Past = NO_PAST) -> jax.Array:
-    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC, past)
+  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC, cache)
     time_BC = dense(self.channels, ("mlp", "conv_out"), precision=jax.lax.Precision.HIGHEST, name="time")(mish(time_BF))
-    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype), past)
+    y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype), cache)
     return y_BTC + dense(self.channels, ("conv_in", "conv_out"), dtype=self.dtype, name="around")(x_BTC)
 
 
@@ -102,13 +102,13 @@ class TransformerBlock(nn.Module):
   training: bool = False
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, mask: Mask, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(self, x_BTC: jax.Array, mask: Mask, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
     c = self.config
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH, k_BTNH, v_BTNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend_masked(q_BTNH, *past.keys(self, k_BTNH, v_BTNH), mask, training=self.training)
+    y_BTNH = attend_masked(q_BTNH, *cache.keys(self, k_BTNH, v_BTNH), mask, training=self.training)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -117,7 +117,7 @@ class TransformerBlock(nn.Module):
 
 
 class Stage(nn.Module):
-  """A convolution block and `config.blocks` transformer blocks."""
+  """A convolution block and `config.transformer_layers` transformer blocks."""
 
   config: UNetConfig
   dtype: Any = jnp.float32
@@ -125,11 +125,13 @@ class Stage(nn.Module):
   remat: str = "none"
 
   @nn.compact
-  def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, mask: Mask, past: NoPast | Past = NO_PAST) -> jax.Array:
+  def __call__(
+    self, x_BTC: jax.Array, time_BF: jax.Array, mask: Mask, cache: NoCache | ChunkCache = NO_CACHE
+  ) -> jax.Array:
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
-    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, past)
+    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, cache)
     args, layout = (self.config, self.dtype, self.training), {"stacked": self.training, "remat": self.remat}
-    return run_layers(TransformerBlock, args, self.config.blocks, "block", x_BTC, mask, past, **layout)
+    return run_layers(TransformerBlock, args, self.config.transformer_layers, "block", x_BTC, mask, cache, **layout)
 
 
 class UNet(nn.Module):
@@ -157,7 +159,7 @@ class UNet(nn.Module):
     t_B: jax.Array,
     lengths_B: jax.Array,
     blocks: jax.Array,
-    past: NoPast | Past = NO_PAST,
+    cache: NoCache | ChunkCache = NO_CACHE,
   ) -> jax.Array:
     """One evaluation.
 
@@ -169,25 +171,30 @@ class UNet(nn.Module):
       t_B: time in [0, 1].
       lengths_B: frames in each row.
       blocks: int32 [T] or [B, T], block of each frame.
-      past: what came before; nothing by default.
+      cache: what came before; nothing by default.
 
     Returns:
       float32 [B, T, M], zero past each row's length.
     """
     c = self.config
     bins, size = x_BTM.shape[-1], x_BTM.shape[1]
-    mask = make_mask(past, masks.pad_blocks(blocks, lengths_B))
+    mask = make_mask(cache, masks.pad_blocks(blocks, lengths_B))
     time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
     args = (c, self.dtype, self.training, self.remat)
-    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask, past)
-    x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, past)
-    x_BTC = run_layers(Stage, args, c.mid_stages, "mid", x_BTC, time_BF, mask, past, stacked=self.training)
+    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask, cache)
+    x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, cache)
+    x_BTC = run_layers(Stage, args, c.mid_layers, "mid", x_BTC, time_BF, mask, cache, stacked=self.training)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask, past)
-    x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, past)
-    x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, past)
+    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask, cache)
+    x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, cache)
+    x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, cache)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)
     return jnp.where(masks.padding_mask(lengths_B, size)[..., None], y_BTM.astype(jnp.float32), 0.0)
+
+  @staticmethod
+  def cached_numbers(config: UNetConfig) -> int:
+    """How many numbers the keys and values of one mel frame are."""
+    return 2 * config.transformer_layers * (config.mid_layers + 2) * config.heads * config.head_dim

@@ -130,7 +130,7 @@ class Engine:
 
     channel = Channel(self._scheduler.wake)
     if known:
-      live = LiveRequest(request, channel)
+      live = LiveRequest(request, channel, config.audio.sample_rate)
       for number, (words, layout) in enumerate(self.model.known_text(asked)):
         live.segments.append(segment(number, layout))
         live.segments[-1].read(words, len(layout.text))
@@ -141,7 +141,7 @@ class Engine:
       new = lambda number: segment(number, Interleaver(config.lm, prompt_ids, prompt_U))
       stream = TextStream(self.model.text_tokenizer, config.text, language=request.language)
       start = read(text, stream, inbox, channel)
-      self._scheduler.submit(LiveRequest(request, channel, inbox, new))
+      self._scheduler.submit(LiveRequest(request, channel, config.audio.sample_rate, inbox, new))
       start()
     return Stream(channel)
 
@@ -164,7 +164,8 @@ class Engine:
     request = asked.resolved(self.model.config)
     self.slots.flow.check(self.schedule, request)
     prompt_ids, prompt_U = self.model.lm_prompt(asked)
-    layouts = KnownText(prompt_ids, [], prompt_U, 0, 0), Interleaver(self.model.config.lm, prompt_ids, prompt_U)
+    lm = self.model.config.lm
+    layouts = KnownText(lm, prompt_ids, [], prompt_U, 0, 0), Interleaver(lm, prompt_ids, prompt_U)
 
     def work(slot: int) -> None:
       self.slots.flow.prepare(slot, request)

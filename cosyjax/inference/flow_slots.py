@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import MEL_RATE
 from cosyjax.errors import ConfigError
 from cosyjax.flow import chunk_solver, matching
 from cosyjax.flow import chunk_state as flow_state
+from cosyjax.flow.chunk_cache import BLOCKS
 from cosyjax.flow.noise import noise_table
-from cosyjax.flow.past import BLOCKS
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference.buckets import fit
 from cosyjax.inference.chunk import Chunk
 from cosyjax.inference.compilation import Program
@@ -61,10 +59,11 @@ class FlowSlots:
       steps: most Euler steps of a request; the model's if None.
     """
     self._model, self._count, self._window = model, count, window
-    self._config = model.config.flow
+    self._config, self._rate = model.config.flow, model.config.flow.frames_per_token
     self.steps = steps or self._config.steps
     self._ladder = model.buckets.history
-    self._least = fit(self._ladder, int(seconds * MEL_RATE), "frames of history")  # with a window: the encoder's alone
+    frames = int(seconds * model.config.audio.frame_rate)
+    self._least = fit(self._ladder, frames, "frames of history")  # with a window: the encoder's alone
     sizes = [self._config.chunk]
     while sizes[-1] < largest:
       sizes.append(2 * sizes[-1])
@@ -91,7 +90,7 @@ class FlowSlots:
   @property
   def grown(self) -> bool:
     """Whether slots have more room than they began with."""
-    return max(self.frames if self._window is None else 0, RATE * self.tokens) > self._least
+    return max(self.frames if self._window is None else 0, self._rate * self.tokens) > self._least
 
   def reset(self) -> None:
     """Drops the state of all slots (prepared voices stay); the next one starts from the smallest size."""
@@ -119,7 +118,7 @@ class FlowSlots:
       raise ConfigError(
         f"flow_steps: this engine has caches for {self.steps}, found {request.flow_steps}; make it with flow_steps"
       )
-    fit(self._ladder, RATE * len(request.voice.tokens_U), "frames of a prompt")
+    fit(self._ladder, self._rate * len(request.voice.tokens_U), "frames of a prompt")
 
   def best_slot(self, free: Sequence[int], request: Request) -> int:
     """Index in `free` of the slot to take: one where the prompt of the request's voice is already."""
@@ -138,14 +137,15 @@ class FlowSlots:
     whole = max(P - c.encoder.lookahead, 0) // c.chunk * c.chunk
     if not whole or prompt in self._prepared:
       return
-    self._make_room(self._needs(RATE * (whole + c.chunk), RATE * (whole + c.chunk)), RATE * (whole + c.chunk))
-    self._open_empty(slot, pinned=RATE * (P // c.chunk * c.chunk))
+    end = self._rate * (whole + c.chunk)
+    self._make_room(self._needs(end, end), end)
+    self._open_empty(slot, pinned=self._rate * (P // c.chunk * c.chunk))
     step = self.sizes[-1] // c.chunk * c.chunk
     for first in range(0, whole, step):
       count = min(step, whole - first)
       self._run([(self._prompt_chunk(slot, request, first, count), first)], self.sizes[-1])
-    frames = min(-(-RATE * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
-    take = self._resizer("take", frames, frames // RATE)
+    frames = min(-(-self._rate * whole // PROMPT_STEP) * PROMPT_STEP, self.frames)
+    take = self._resizer("take", frames, frames // self._rate)
     self._prepared[prompt] = take(None, self.state, np.int32(slot)), whole
     self._holds[slot] = prompt
     if len(self._prepared) > VOICES:
@@ -172,15 +172,15 @@ class FlowSlots:
     prompt = _prompt(request)
     if prompt not in self._prepared:
       whole = len(request.voice.tokens_U) // self._config.chunk * self._config.chunk
-      self._make_room(self._needs(1, RATE * whole), 1)
-      self._open_empty(slot, pinned=RATE * whole)
+      self._make_room(self._needs(1, self._rate * whole), 1)
+      self._open_empty(slot, pinned=self._rate * whole)
       return
     self._prepared.move_to_end(prompt)
     one, whole = self._prepared[prompt]
-    self._make_room(self._needs(one.blocks_BS.shape[1], RATE * whole), RATE * one.encoder[BLOCKS].shape[1])
+    self._make_room(self._needs(one.blocks_BS.shape[1], self._rate * whole), self._rate * one.encoder[BLOCKS].shape[1])
     insert = self._insert[not self._has(slot, prompt)]
     self.state = insert(None, self.state, one, np.int32(slot))
-    self._done[slot], self._holds[slot] = RATE * whole, prompt
+    self._done[slot], self._holds[slot] = self._rate * whole, prompt
 
   def group(self, chunks: Sequence[Chunk]) -> list[int]:
     """Which of these, most urgent first, are solved together: those that fit the first one's program."""
@@ -197,12 +197,12 @@ class FlowSlots:
     waiting, starts, runs = [], [], []
     for c in chunks:
       prompt_U, first = c.request.voice.tokens_U, self._first(c)
-      if self._done[c.slot] < RATE * first and c.number == 0:
+      if self._done[c.slot] < self._rate * first and c.number == 0:
         start = first - self._config.chunk
         waiting.append((self._prompt_chunk(c.slot, c.request, start, self._config.chunk, c.tokens_U), start))
       tokens_U, count = np.concatenate([prompt_U[first:], c.tokens_U]), len(prompt_U) - first + c.count
       runs.append((dataclasses.replace(c, tokens_U=tokens_U, count=count), first))
-      starts.append(RATE * (len(prompt_U) - first))
+      starts.append(self._rate * (len(prompt_U) - first))
     if waiting:
       self._run(waiting, fit(self.sizes, self._config.chunk, "tokens in a chunk"))
     mel_bTM, lines = self._run(runs, max(self._fits(c) for c in chunks))
@@ -211,21 +211,21 @@ class FlowSlots:
   def rehearse(self, limits: Limits) -> None:
     """Makes all calls that streams within the limits can make."""
     c = self._config
-    longest = int(limits.prompt * MEL_RATE) // (RATE * c.chunk) * c.chunk
-    end = int(limits.seconds * MEL_RATE) + RATE * self.sizes[-1]
+    longest = int(limits.prompt * self._model.config.audio.frame_rate) // (self._rate * c.chunk) * c.chunk
+    end = int(limits.seconds * self._model.config.audio.frame_rate) + self._rate * self.sizes[-1]
     # The shortest prompt of each size that prompts are kept in.
-    least = [(frames // (RATE * c.chunk) + 1) * c.chunk for frames in range(0, RATE * longest, PROMPT_STEP)]
+    least = [(frames // (self._rate * c.chunk) + 1) * c.chunk for frames in range(0, self._rate * longest, PROMPT_STEP)]
     prompts = {whole: self._nobody(whole + c.encoder.lookahead) for whole in least if whole <= longest}
     nobody, smaller = self._nobody(), None
-    for frames, tokens in self._room_up_to(self._needs(end, RATE * longest), end):
+    for frames, tokens in self._room_up_to(self._needs(end, self._rate * longest), end):
       if smaller is not None:
         self.state, self.frames, self.tokens = smaller
-        self._make_room(frames, RATE * tokens)
+        self._make_room(frames, self._rate * tokens)
       self.reset()
-      self._make_room(frames, RATE * tokens)
+      self._make_room(frames, self._rate * tokens)
       self.open(0, nobody)
       for whole, prompt in prompts.items():
-        if RATE * (whole + c.chunk) <= frames:
+        if self._rate * (whole + c.chunk) <= frames:
           self._prepared.clear()
           self.open(0, prompt)  # its keys are in place
           self._holds[0] = None
@@ -241,7 +241,8 @@ class FlowSlots:
   def _nobody(self, tokens: int = 0) -> Request:
     """A request with a prompt of so many tokens, for rehearsals."""
     c, zeros = self._config, np.zeros
-    voice = Voice(zeros(c.speaker, np.float32), zeros(tokens, np.int32), zeros((RATE * tokens, c.mel_bins), np.float32))
+    mel_TM = zeros((self._rate * tokens, c.mel_bins), np.float32)
+    voice = Voice(zeros(c.speaker_dim, np.float32), zeros(tokens, np.int32), mel_TM)
     return Request("", voice).resolved(self._model.config)
 
   @property
@@ -260,7 +261,7 @@ class FlowSlots:
     if chunk.number:
       return P
     # A chunk of the prompt that had to wait for the first new tokens goes along if there is room.
-    waits = self._done[chunk.slot] < RATE * whole
+    waits = self._done[chunk.slot] < self._rate * whole
     return whole - c if waits and c + P - whole + chunk.count <= self.sizes[-1] else whole
 
   def _prompt_chunk(self, slot: int, request: Request, first: int, count: int, after_U: Sequence[int] = ()) -> Chunk:
@@ -282,37 +283,37 @@ class FlowSlots:
     """
     slots = [c.slot for c, _ in chunks]
     done = max(self._done[slot] for slot in slots)
-    self._make_room(0 if self._window is not None else done + RATE * size, done + RATE * size)
+    self._make_room(0 if self._window is not None else done + self._rate * size, done + self._rate * size)
     b = fit(self.groups, len(chunks), "chunks")
     lines = slots if b == self._count else list(range(len(chunks)))
     slots_b = None if b == self._count else column(slots, b, fill=self._count)
     batch, guidance_b11 = self._batch(dict(zip(lines, chunks, strict=True)), b, size)
     times = matching.schedule(chunks[0][0].request.flow_steps)
-    kept, x_bTM, self._torn = list(self.state.unet), batch.noise_bTM, True
-    state, guide = self._encode(self._params, self.state.replace(unet=()), slots_b, batch)
+    kept, x_bTM, self._torn = list(self.state.estimator), batch.noise_bTM, True
+    state, guide = self._encode(self._params, self.state.replace(estimator=()), slots_b, batch)
     for i, (t, dt) in enumerate(zip(times, np.diff(times), strict=False)):
       kept[i], x_bTM = self._euler(self._params, kept[i], guide, x_bTM, t, dt, guidance_b11)
-    self.state, self._torn = state.replace(unet=tuple(kept)), False
+    self.state, self._torn = state.replace(estimator=tuple(kept)), False
     for c, _ in chunks:
-      self._done[c.slot] += RATE * c.count
+      self._done[c.slot] += self._rate * c.count
     return x_bTM, lines
 
   def _batch(self, chunks: dict[int, tuple[Chunk, int]], b: int, size: int) -> tuple[chunk_solver.Chunk, np.ndarray]:
     """Chunks by their line, padded, and the guidance of each."""
-    c, T = self._config, RATE * size
+    c, T = self._config, self._rate * size
     tokens_bC3, blocks_bC = np.zeros((b, size + c.encoder.lookahead), np.int32), np.zeros((b, size), np.int32)
     lengths_b, ahead_b = np.zeros((2, b), np.int32)
     cond_bTM, noise_bTM = np.zeros((2, b, T, c.mel_bins), np.float32)
-    speaker_bE, guidance_b11 = np.zeros((b, c.speaker), np.float32), np.zeros((b, 1, 1), np.float32)
+    speaker_bE, guidance_b11 = np.zeros((b, c.speaker_dim), np.float32), np.zeros((b, 1, 1), np.float32)
     for i, (chunk, first) in chunks.items():
       voice, count, start = chunk.request.voice, chunk.count, self._done[chunk.slot]
       place_U, P = first + np.arange(count), len(voice.tokens_U)
-      cond_TM = voice.mel_TM[RATE * first : RATE * (first + count)]
+      cond_TM = voice.mel_TM[self._rate * first : self._rate * (first + count)]
       tokens_bC3[i, : len(chunk.tokens_U)] = chunk.tokens_U
       blocks_bC[i, :count] = np.where(place_U < P, place_U // c.chunk, P // c.chunk + chunk.number)
       lengths_b[i], ahead_b[i] = count, len(chunk.tokens_U) - count
       cond_bTM[i, : len(cond_TM)] = cond_TM
-      noise_bTM[i] = noise_table(start + T)[start:]
+      noise_bTM[i] = noise_table(start + T, c.mel_bins)[start:]
       speaker_bE[i], guidance_b11[i] = voice.speaker_E, chunk.request.guidance
     arrays = tokens_bC3, lengths_b, ahead_b, blocks_bC, cond_bTM, speaker_bE, noise_bTM
     return chunk_solver.Chunk(*arrays), guidance_b11
@@ -328,17 +329,18 @@ class FlowSlots:
     least = frames if self._window is not None else self._least
     S = fit(self._ladder, least, "frames of a stream")
     top = max(S, fit(self._ladder, max(frames if self._window is None else 0, encoder_frames), "frames of a stream"))
-    return [(S if self._window is not None else n, n // RATE) for n in self._ladder if S <= n <= top]
+    return [(S if self._window is not None else n, n // self._rate) for n in self._ladder if S <= n <= top]
 
   def _needs(self, end: int, pinned: int) -> int:
     """Frames of the estimator's caches for a slot that goes up to frame `end`."""
-    return end if self._window is None else pinned + (self._window + 2) * RATE * self.sizes[-1]
+    return end if self._window is None else pinned + (self._window + 2) * self._rate * self.sizes[-1]
 
   def _make_room(self, frames: int, encoder_frames: int) -> None:
     """Room for so many frames in the estimator's caches and in the token encoder's, bucket by bucket."""
     least = 0 if self._window is not None else self._least
     S = max(fit(self._ladder, max(frames, least), "frames of a stream"), self.frames)
-    tokens = max(fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream") // RATE, self.tokens)
+    frames = fit(self._ladder, max(encoder_frames, S, self._least), "frames of a stream")
+    tokens = max(frames // self._rate, self.tokens)
     if self.state is None:
       self.state = self._resizer("empty", S, tokens)(self._params)
     elif self._window is not None and (S, tokens) != (self.frames, self.tokens):
@@ -346,7 +348,7 @@ class FlowSlots:
     else:
       for n in self._ladder:
         if self.frames < n <= S:
-          self.state = self._resizer("grow", n, n // RATE)(None, self.state)
+          self.state = self._resizer("grow", n, n // self._rate)(None, self.state)
     self.frames, self.tokens = S, tokens
 
   def _resizer(self, what: str, frames: int, tokens: int) -> Program:

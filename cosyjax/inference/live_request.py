@@ -77,7 +77,7 @@ class LiveSegment:
 
   def _going_in(self, append: Append | None) -> Append | None:
     if append is not None:
-      self.begun, self.waiting, self._limit = True, False, append.most
+      self.begun, self.waiting, self._limit = True, False, append.max_tokens
       while self._texts and self._texts[0][0] < self.layout.text_used:
         self._given.append((len(self.tokens), self._texts.popleft()[1]))
     return append
@@ -143,6 +143,7 @@ class LiveRequest:
   Attributes:
     request: resolved.
     segments: in order; the first is being solved, the first that is not done decoded.
+    rate: samples a second.
     inbox: of text that arrives; None if all is known.
     new_segment: makes the next one, by its number, for text that arrives.
   """
@@ -151,12 +152,13 @@ class LiveRequest:
     self,
     request: Request,
     channel: Channel,
+    rate: int,
     inbox: Inbox | None = None,
     new_segment: Callable[[int], LiveSegment] | None = None,
   ) -> None:
     self.request, self.channel, self.inbox, self.new_segment = request, channel, inbox, new_segment
     self.segments: deque[LiveSegment] = deque()
-    self.slot = -1
+    self.slot, self.rate = -1, rate
     self.submitted = time.perf_counter()
     self.first_packet = 0.0
     self.samples = self.packets = self.read_segments = 0
@@ -182,9 +184,10 @@ class LiveRequest:
     """The chunk that is due."""
     return self.segments[0].chunk(self.slot)
 
-  def deadline(self, rate: int) -> float:
-    """When its listener runs out of audio, at so many samples a second; before all others while there is none."""
-    return self.first_packet + self.samples / rate if self.packets else self.submitted - 1e9
+  @property
+  def deadline(self) -> float:
+    """When its listener runs out of audio; before all others while there is none."""
+    return self.first_packet + self.samples / self.rate if self.packets else self.submitted - 1e9
 
   def take_text(self) -> bool:
     """Hands what has come in to the segments. Returns whether there was anything."""

@@ -39,7 +39,7 @@ class LMSlots:
   """
 
   def __init__(self, model: LoadedModel, count: int) -> None:
-    self._model, self._count, self._ladder = model, count, model.buckets.cache
+    self._model, self._config, self._count, self._ladder = model, model.config.lm, count, model.buckets.cache
     self._prefixes: OrderedDict[tuple[bytes, bytes], Any] = OrderedDict()
     program, network = model.program, model.modules["lm"]
     dtype = jnp.dtype(model.dtype)
@@ -73,12 +73,12 @@ class LMSlots:
 
   def prepare(self, layout: KnownText | Interleaver) -> tuple[Any, int] | None:
     """The cache of what a sequence begins with whatever its text, and its length; computed once and kept."""
-    ids_L, kinds_L = layout.prefix
+    ids_L, token_types_L = layout.prefix
     if len(ids_L) < 2:  # START alone is not worth a program call
       return None
-    key = ids_L.tobytes(), kinds_L.tobytes()
+    key = ids_L.tobytes(), token_types_L.tobytes()
     if key not in self._prefixes:
-      rows = _padded([(ids_L, kinds_L)], self._fit("prefix", len(ids_L)))
+      rows = _padded([(ids_L, token_types_L)], self._fit("prefix", len(ids_L)))
       self._prefixes[key] = self._prefix(self._params, *rows)
       if len(self._prefixes) > PREFIXES:
         self._prefixes.popitem(last=False)
@@ -101,10 +101,10 @@ class LMSlots:
     prepared = self.prepare(layout) if append.prefix else None
     skip = 0 if prepared is None else append.prefix
     past = () if prepared is None else (prepared[0], np.asarray([skip], np.int32))
-    rest = append.ids_L[skip:], append.kinds_L[skip:]
+    rest = append.ids_L[skip:], append.token_types_L[skip:]
     rows = _padded([rest], self._fit("prefix", len(rest[0])))
     before = 0 if prepared is None else self._fit("prefix", prepared[1])
-    self._make_room(max(len(append.ids_L) + append.most, before + rows[0].shape[1]))
+    self._make_room(max(len(append.ids_L) + append.max_tokens, before + rows[0].shape[1]))
     samplers, keys = _samplers([request], 1), _keys([(append, request, number)], 1)
     one = self._open(self._params, rows, _bounds([append], 1), keys, samplers, *past)
     self.state = self._insert(None, self.state, one, np.int32(slot))
@@ -119,10 +119,10 @@ class LMSlots:
     """
     appends = [append for append, _, _ in sequences]
     L = self._fit("prefix", max(len(a.ids_L) for a in appends))
-    self.capacity = self._fit("cache", max(L, *(len(a.ids_L) + a.most for a in appends)))
+    self.capacity = self._fit("cache", max(L, *(len(a.ids_L) + a.max_tokens for a in appends)))
     self._seen = [0] * self._count
     self._samplers = _samplers([request for _, request, _ in sequences], self._count)
-    rows = _padded([(a.ids_L, a.kinds_L) for a in appends], L, self._count)
+    rows = _padded([(a.ids_L, a.token_types_L) for a in appends], L, self._count)
     more = _bounds(appends, self._count), _keys(sequences, self._count), self._samplers
     self.state = self._prefill[self.capacity](self._params, rows, *more)
 
@@ -136,7 +136,7 @@ class LMSlots:
     nothing = np.zeros(0, np.int32)
     by_slot = [appends[s][0] if s in appends else None for s in range(self._count)]
     L = fit(EXTENDS, max(len(a.ids_L) for a in by_slot if a is not None), "ids to append")
-    rows = _padded([(nothing, nothing) if a is None else (a.ids_L, a.kinds_L) for a in by_slot], L)
+    rows = _padded([(nothing, nothing) if a is None else (a.ids_L, a.token_types_L) for a in by_slot], L)
     self.state = self._extend(self._params, self.state, rows, _bounds(by_slot, self._count), self._samplers)
 
   def step(self, slots: Sequence[int], steps: int = DECODE_STEPS) -> Any:
@@ -170,7 +170,7 @@ class LMSlots:
       self._make_room(capacity)
       for before, L in pairs:
         if before + L <= capacity:
-          layout = KnownText([0] * (before - 1), [0], np.zeros(0, np.int32), 0, 0)
+          layout = KnownText(self._config, [0] * (before - 1), [0], np.zeros(0, np.int32), 0, 0)
           self.open(0, _nothing(before + L, before), layout, request, 0)
       for L in EXTENDS:
         if fit(EXTENDS, min(limits.prefix, EXTENDS[-1]), "ids to append") >= L:
@@ -211,18 +211,19 @@ class LMSlots:
 
 
 def _prefill(network, capacity, params, rows, bounds, keys, sampler, prefix=None, starts_B=None):
-  (ids_BL, kinds_BL, lengths_B), (least_B, most_B, mode_B), (seeds_B, numbers_B) = rows, bounds, keys
+  (ids_BL, token_types_BL, lengths_B), (min_tokens_B, max_tokens_B, mode_B), (seeds_B, numbers_B) = rows, bounds, keys
   before = 0 if prefix is None else prefix[0].v_BKSH.shape[2]
+  keys_B = jax.vmap(segment_key)(seeds_B, numbers_B)
+  capacity = before + ids_BL.shape[1] if capacity is None else capacity
   return decode.prefill(
-    network, params, ids_BL, kinds_BL, lengths_B, least_B, most_B, jax.vmap(segment_key)(seeds_B, numbers_B),
-    mode_B=mode_B, capacity=before + ids_BL.shape[1] if capacity is None else capacity, prefix=prefix,
-    starts_B=starts_B, sampler=sampler, recent=MAX_WINDOW,
+    network, params, ids_BL, token_types_BL, lengths_B, min_tokens_B, max_tokens_B, keys_B, capacity=capacity,
+    mode_B=mode_B, prefix=prefix, starts_B=starts_B, sampler=sampler, recent=MAX_WINDOW,
   )  # fmt: skip
 
 
 def _extend(network, params, state, rows, bounds, sampler):
-  least_B, most_B, mode_B = bounds
-  new = {"least_B": least_B, "most_B": most_B, "mode_B": mode_B}
+  min_tokens_B, max_tokens_B, mode_B = bounds
+  new = {"min_tokens_B": min_tokens_B, "max_tokens_B": max_tokens_B, "mode_B": mode_B}
   return decode.extend(network, params, state, *rows, **new, sampler=sampler)
 
 
@@ -239,13 +240,13 @@ def _decode(network, params, state, steps, active_B, seen_B, sampler):
 
 def _padded(rows: Sequence[tuple[np.ndarray, np.ndarray]], length: int, batch: int | None = None) -> list[np.ndarray]:
   padded = pad_rows(rows, length=length, batch=batch)
-  return [padded.ids_BL, padded.kinds_BL, padded.lengths_B]
+  return [padded.ids_BL, padded.token_types_BL, padded.lengths_B]
 
 
 def _bounds(appends: Sequence[Append | None], batch: int) -> list[np.ndarray]:
   """Bounds of speech tokens, and mode, of each sequence; zeros where nothing goes in."""
   numbers = lambda name: column([0 if a is None else getattr(a, name) for a in appends], batch)
-  return [numbers(name) for name in ("least", "most", "mode")]
+  return [numbers(name) for name in ("min_tokens", "max_tokens", "mode")]
 
 
 def _keys(sequences: Sequences, batch: int) -> list[np.ndarray]:

@@ -10,11 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax.config import HOP, MEL_RATE, TOKEN_RATE
 from cosyjax.flow import matching
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference import recordings
 from cosyjax.inference.buckets import groups
 from cosyjax.inference.chunk import Chunk
@@ -41,8 +39,8 @@ def decode(model: LoadedModel, sequences: Sequences, progress: Progress | None =
     TextError: text and prompt are too long together.
   """
   results: list[Any] = [None] * len(sequences)
-  tracker = Tracker(progress, "tokens", sum(append.most for append, _, _ in sequences))
-  for group, batch in _batches(model, [len(append.ids_L) + append.most for append, _, _ in sequences]):
+  tracker = Tracker(progress, "tokens", sum(append.max_tokens for append, _, _ in sequences))
+  for group, batch in _batches(model, [len(append.ids_L) + append.max_tokens for append, _, _ in sequences]):
     slots = LMSlots(model, batch)
     slots.open_all([sequences[i] for i in group])
     tokens, endings, running = [[] for _ in group], [lm_decode.RUNNING] * len(group), list(range(len(group)))
@@ -54,7 +52,7 @@ def decode(model: LoadedModel, sequences: Sequences, progress: Progress | None =
       tracker.show(sum(len(new_U) for parts in tokens for new_U in parts))
     for slot, i in enumerate(group):
       results[i] = np.concatenate(tokens[slot]).astype(np.int32), lm_decode.ENDINGS[endings[slot]]
-    tracker.add(sum(sequences[i][0].most for i in group))
+    tracker.add(sum(sequences[i][0].max_tokens for i in group))
   return results
 
 
@@ -70,7 +68,7 @@ def solve(model: LoadedModel, chunks: Sequence[Chunk], progress: Progress | None
       mel_BTM = np.asarray(_solve(model, some, batch))
       for line, i in enumerate(group):
         first = len(some[line].request.voice.mel_TM)
-        results[alike[i]] = mel_BTM[line, first : first + RATE * some[line].count]
+        results[alike[i]] = mel_BTM[line, first : first + model.config.audio.frames_per_token * some[line].count]
       tracker.add(len(group))
   return results
 
@@ -85,7 +83,7 @@ def vocode(
   for group, batch in _batches(model, [len(mel_TM) for mel_TM in mels]):
     wave_BA = np.asarray(_vocode(model, [chunks[i] for i in group], [mels[i] for i in group], batch))
     for line, i in enumerate(group):
-      results[i] = wave_BA[line, : HOP * len(mels[i])]
+      results[i] = wave_BA[line, : model.config.audio.hop * len(mels[i])]
     tracker.add(len(group))
   return results
 
@@ -93,19 +91,19 @@ def vocode(
 def rehearse(model: LoadedModel, limits: Limits) -> None:
   """Makes all calls that requests within the limits can make."""
   recordings.rehearse(model, limits)
-  b, c = model.buckets, model.config.flow
-  nobody = Request("", Voice.from_speaker(np.zeros(c.speaker), c.mel_bins), flow_steps=limits.flow_steps)
+  b, c, audio = model.buckets, model.config.flow, model.config.audio
+  nobody = Request("", Voice.from_speaker(np.zeros(c.speaker_dim), c.mel_bins), flow_steps=limits.flow_steps)
   for batch in b.up_to("batch", limits.batch):
     LMSlots(model, batch).rehearse_all(limits)
-    for U in b.up_to("tokens", int(limits.seconds * TOKEN_RATE)):
+    for U in b.up_to("tokens", int(limits.seconds * audio.token_rate)):
       _solve(model, [Chunk(nobody.resolved(model.config), np.zeros(U, np.int32), U)], batch)
-    for T in b.up_to("frames", int(limits.seconds * MEL_RATE / min(limits.slowest, 1.0))):
+    for T in b.up_to("frames", int(limits.seconds * audio.frame_rate / min(limits.slowest, 1.0))):
       _vocode(model, [Chunk(nobody, np.zeros(0, np.int32), 0)], [np.zeros((T, c.mel_bins), np.float32)], batch)
 
 
 def longest_segment(model: LoadedModel, prompt: int) -> int:
   """How many new tokens fit beside a prompt in the largest buckets of flow and vocoder."""
-  return min(model.buckets.tokens[-1] - prompt, model.buckets.frames[-1] // 2)
+  return min(model.buckets.tokens[-1] - prompt, model.buckets.frames[-1] // model.config.audio.frames_per_token)
 
 
 def _batches(model: LoadedModel, sizes: list[int]) -> Iterator[tuple[list[int], int]]:
@@ -129,10 +127,10 @@ def _solve(model: LoadedModel, chunks: Sequence[Chunk], batch: int) -> jax.Array
     model.params["flow"],
     pad(tokens, (batch, U), np.int32),
     column([len(tokens_U) for tokens_U in tokens], batch, fill=1),
-    pad([voice.mel_TM for voice in prompts], (batch, RATE * U, c.mel_bins), np.float32),
+    pad([voice.mel_TM for voice in prompts], (batch, c.frames_per_token * U, c.mel_bins), np.float32),
     column([len(voice.mel_TM) for voice in prompts], batch),
-    pad([voice.speaker_E for voice in prompts], (batch, c.speaker), np.float32),
-    noise_table(RATE * U),
+    pad([voice.speaker_E for voice in prompts], (batch, c.speaker_dim), np.float32),
+    noise_table(c.frames_per_token * U, c.mel_bins),
     matching.schedule(chunks[0].request.flow_steps),
     column([chunk.request.guidance for chunk in chunks], batch, dtype=np.float32),
   )
@@ -142,9 +140,9 @@ def _vocode(model: LoadedModel, chunks: Sequence[Chunk], mels: Sequence[np.ndarr
   """Starts on whole mels: audio [B, A]."""
 
   def run(params, mel_BTM, lengths_B, seeds_B, numbers_B):
-    frames, harmonics = mel_BTM.shape[1], model.config.vocoder.harmonics + 1
+    frames, config = mel_BTM.shape[1], model.config.vocoder
     keys_B = jax.vmap(source_key)(seeds_B, numbers_B)
-    noise = jax.vmap(lambda key: request_phase_noise(key, frames, harmonics))(keys_B)
+    noise = jax.vmap(lambda key: request_phase_noise(key, frames, config))(keys_B)
     return model.modules["vocoder"].apply({"params": params}, mel_BTM, lengths_B, *noise)[0]
 
   T = model.buckets.fit("frames", max(len(mel_TM) for mel_TM in mels))

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
 
-from cosyjax.config import SAMPLE_RATE
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packet:
@@ -31,7 +29,7 @@ class Packet:
   start: float
   text: str
   made: float
-  rate: int = SAMPLE_RATE
+  rate: int
 
   @property
   def seconds(self) -> float:

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
-from cosyjax.config import SAMPLE_RATE
+from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
 from cosyjax.inference.limits import Limits
 from cosyjax.inference.loaded_model import LoadedModel
 from cosyjax.inference.padding import wave
@@ -46,21 +45,23 @@ def rehearse(model: LoadedModel, limits: Limits) -> None:
 
 
 def _analyse(model: LoadedModel, wave_24k: np.ndarray, wave_16k: np.ndarray, seconds: int) -> Any:
+  c = model.config
+
   def run(params, wave_24k_BA, lengths_24k_B, wave_16k_BA, lengths_16k_B):
-    mel_BTM, mel_lengths_B = mel_24k(wave_24k_BA, lengths_24k_B)
-    log_mel = log_mel_16k(wave_16k_BA, lengths_16k_B)
+    mel_BTM, mel_lengths_B = mel_spectrogram(wave_24k_BA, lengths_24k_B, c.audio)
+    log_mel = log_mel_16k(wave_16k_BA, lengths_16k_B, c.speech_tokenizer.mel_bins)
     ids_BU, ids_lengths_B = _tokenise(model.modules["speech_tokenizer"], params["speech_tokenizer"], *log_mel)
-    fbank_BTM, fbank_lengths_B = kaldi_fbank(wave_16k_BA, lengths_16k_B)
+    fbank_BTM, fbank_lengths_B = kaldi_fbank(wave_16k_BA, lengths_16k_B, c.speaker.mel_bins)
     speaker_BE = model.modules["speaker"].apply({"params": params["speaker"]}, fbank_BTM, fbank_lengths_B)
     return ids_BU, ids_lengths_B, mel_BTM, mel_lengths_B, speaker_BE
 
   params = {name: model.params[name] for name in ("speech_tokenizer", "speaker")}
-  waves = *wave(wave_24k, seconds * SAMPLE_RATE), *wave(wave_16k, seconds * 16_000)
+  waves = *wave(wave_24k, seconds * c.audio.sample_rate), *wave(wave_16k, seconds * 16_000)
   return model.program("voice", run)(params, *waves)
 
 
 def _log_mel(model: LoadedModel, wave_16k: np.ndarray, seconds: int) -> Any:
-  program = model.program("log-mel", log_mel_16k)
+  program = model.program("log-mel", functools.partial(log_mel_16k, mel_bins=model.config.speech_tokenizer.mel_bins))
   return program(None, *wave(wave_16k, seconds * 16_000))
 
 

@@ -118,7 +118,7 @@ class Speech:
 
   samples_A: np.ndarray
   segments: tuple[Segment, ...]
-  rate: int = config_lib.SAMPLE_RATE
+  rate: int
 
   @property
   def seconds(self) -> float:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cosyjax.config import SAMPLE_RATE
 from cosyjax.errors import BusyError, EngineError
 from cosyjax.inference.chunk import Chunk
 from cosyjax.inference.live_request import LiveRequest
@@ -198,7 +197,7 @@ class Scheduler:
     arrived = each(LiveRequest.take_text)
     begun = each(self._begin)
     answers = {lives[0]: append for append, lives in each(LiveRequest.answer) if append is not None}
-    size = lambda live: live.decoding.layout.placed + answers[live].most
+    size = lambda live: live.decoding.layout.placed + answers[live].max_tokens
     self._attempt(list(answers), lambda lives: self._slots.lm.extend({i.slot: (answers[i], size(i)) for i in lives}))
     return any(found for found, _ in [*arrived, *begun]) or bool(answers)
 
@@ -214,7 +213,7 @@ class Scheduler:
     """Starts flow and vocoder on the most urgent chunks that are due and fit one program."""
     for live in [live for live in self._live if live.due and live.opened != live.segments[0].number]:
       self._attempt([live], self._open)
-    due = sorted((live for live in self._live if live.due), key=lambda live: live.deadline(SAMPLE_RATE))
+    due = sorted((live for live in self._live if live.due), key=lambda live: live.deadline)
     if not due:
       return []
     chunks = {live: live.chunk() for live in due}
@@ -256,8 +255,8 @@ class Scheduler:
         if not live.packets:
           live.first_packet = now
         text = segment.text_until(segment.solved)
-        start, made = live.samples / SAMPLE_RATE, now - live.submitted
-        live.channel.put(Packet(live.packets, samples_A, start, text, made))
+        start, made = live.samples / live.rate, now - live.submitted
+        live.channel.put(Packet(live.packets, samples_A, start, text, made, live.rate))
         live.packets, live.samples = live.packets + 1, live.samples + len(samples_A)
 
   def _collect(self, started: Any, lives: Sequence[LiveRequest]) -> None:

@@ -87,8 +87,9 @@ class Synthesizer:
     """
     wave_24k, wave_16k = self._recording(wav, PROMPT_SECONDS)
     tokens_U, mel_TM, speaker_E = recordings.analyse(self.loaded, wave_24k, wave_16k)
-    U = min(len(tokens_U), len(mel_TM) // 2)
-    return Voice(speaker_E, tokens_U[:U], mel_TM[: 2 * U], transcript.strip(), voice_versions())
+    per_token = self.config.audio.frames_per_token
+    U = min(len(tokens_U), len(mel_TM) // per_token)
+    return Voice(speaker_E, tokens_U[:U], mel_TM[: per_token * U], transcript.strip(), voice_versions())
 
   def _recording(self, wav: Wave, seconds: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """The recording at 24 kHz and at 16 kHz, checked."""
@@ -104,7 +105,7 @@ class Synthesizer:
       wave_A, rate = audio.read(wav, max_seconds=SOURCE_SECONDS[1])
       where = str(wav) if isinstance(wav, str | Path) else "the recording"
     audio.check_speech(wave_A, rate, where=where, min_seconds=seconds[0], max_seconds=seconds[1])
-    return tuple(audio.resample(wave_A, rate, to) for to in (config_lib.SAMPLE_RATE, 16_000))
+    return tuple(audio.resample(wave_A, rate, to) for to in (self.config.audio.sample_rate, audio.ENCODER_RATE))
 
   # Speech.
 
@@ -149,12 +150,18 @@ class Synthesizer:
     speeches = []
     for index in range(len(requests)):
       mine = [i for i, owner in enumerate(owners) if owner == index]
-      speeches.append(_speech([(rows[i][0], *decoded[i], waves[i]) for i in mine]))
+      speeches.append(self._speech([(rows[i][0], *decoded[i], waves[i]) for i in mine]))
     return speeches
 
   def _speak(self, chunks: Sequence[Chunk], progress: Progress | None) -> list[np.ndarray]:
     """Audio [A] of whole segments."""
     return offline.vocode(self.loaded, chunks, offline.solve(self.loaded, chunks, progress), progress)
+
+  def _speech(self, segments: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Speech:
+    """One speech of segments' text, tokens, ending and audio."""
+    rate = self.config.audio.sample_rate
+    done = tuple(Segment(*segment, len(wave_A) / rate) for *segment, wave_A in segments)
+    return Speech(np.concatenate([wave_A for *_, wave_A in segments]), done, rate)
 
   def known_text(self, request: Request) -> list[tuple[str, KnownText]]:
     """Each segment of a request's text: as it is read, and as the LM takes it.
@@ -201,9 +208,10 @@ class Synthesizer:
     _, wave_16k = self._recording(wav, SOURCE_SECONDS)
     request = Request("", voice, seed).resolved(self.config)
     tokens_U = recordings.tokenise(self.loaded, wave_16k)
-    parts = _cut(tokens_U, wave_16k, longest=offline.longest_segment(self.loaded, len(voice.tokens_U)))
+    longest = offline.longest_segment(self.loaded, len(voice.tokens_U))
+    parts = _cut(tokens_U, wave_16k, longest, self.config.audio.token_rate)
     waves = self._speak([Chunk(request, part, len(part), i) for i, part in enumerate(parts)], progress)
-    return _speech([("", part, "given", wave_A) for part, wave_A in zip(parts, waves, strict=True)])
+    return self._speech([("", part, "given", wave_A) for part, wave_A in zip(parts, waves, strict=True)])
 
   def warm_up(self, *, progress: Progress | None = None, **limits: Any) -> int:
     """Compiles what requests within the limits can need, so that none of them compiles anything.
@@ -266,15 +274,9 @@ def _whole(config: config_lib.TextConfig) -> config_lib.TextConfig:
   return dataclasses.replace(config, min_tokens=huge, max_tokens=huge, merge_tokens=0)
 
 
-def _speech(segments: Sequence[tuple[str, np.ndarray, str, np.ndarray]]) -> Speech:
-  """One speech of segments' text, tokens, ending and audio."""
-  pieces = tuple(Segment(*segment, len(wave_A) / config_lib.SAMPLE_RATE) for *segment, wave_A in segments)
-  return Speech(np.concatenate([wave_A for *_, wave_A in segments]), pieces)
-
-
-def _cut(tokens_U: np.ndarray, wave_16k: np.ndarray, longest: int) -> list[np.ndarray]:
+def _cut(tokens_U: np.ndarray, wave_16k: np.ndarray, longest: int, rate: int) -> list[np.ndarray]:
   """Tokens in parts of at most `longest`, cut where the recording is quietest near a part's end."""
-  step = 16_000 // config_lib.TOKEN_RATE
+  step = 16_000 // rate
   energy = np.square(np.resize(wave_16k, (len(tokens_U), step))).sum(axis=1)
   parts, start = [], 0
   while len(tokens_U) - start > longest:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.inference.chunk import Chunk
 from cosyjax.inference.flow_slots import Places
 from cosyjax.inference.limits import Limits
@@ -36,6 +35,7 @@ class VocoderSlots:
       count: of slots.
       sizes, groups: tokens of padded chunks and chunks computed together, for `rehearse`.
     """
+    self._rate = model.config.audio.frames_per_token
     self._model, self._count, self._sizes, self._groups = model, count, sizes, groups
     self.scheme = Exact(model.config.vocoder)
     network = model.modules["vocoder"]
@@ -90,7 +90,7 @@ class VocoderSlots:
     last_b, now = np.zeros(b, bool), {}
     for chunk, (line, start) in zip(chunks, places, strict=True):
       taken, made = self._frames[chunk.slot]
-      end, speed = taken + RATE * chunk.count, chunk.request.speed
+      end, speed = taken + self._rate * chunk.count, chunk.request.speed
       ready = frames_ready(end, speed, chunk.last)
       low, high, share = neighbours(made, ready, speed, end)
       n, shift = ready - made, 1 + start - taken  # frame 0 of the window is the last one of the chunk before
@@ -119,7 +119,7 @@ class VocoderSlots:
     for b, size, speed, last in itertools.product(self._groups, self._sizes, speeds, (False, True)):
       self._frames = [(0, 0)] * self._count
       chunk = Chunk(request(speed), np.zeros(size, np.int32), size, slot=0, last=last)
-      self.step([chunk], jax.ShapeDtypeStruct((b, RATE * size, bins), np.float32), [(0, 0)])
+      self.step([chunk], jax.ShapeDtypeStruct((b, self._rate * size, bins), np.float32), [(0, 0)])
 
   def _nobody(self) -> Any:
     voice = Voice.from_speaker(np.zeros(1), self._model.config.flow.mel_bins)

@@ -5,7 +5,7 @@ itself, and neither its slot nor its batch mates change its tokens. `decode_step
 steps without the host; `extend` appends tokens to running rows (text that arrives later). What
 is to be appended when is the business of `cosyjax.lm.interleave`.
 
-A row pauses as it stops: at `most_B`, where the host may set a new one and append. A fill that
+A row pauses as it stops: at `max_tokens_B`, where the host may set a new one and append. A fill that
 is due after M speech ids is just that, and takes no draw.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import LMConfig
+from cosyjax.config import LMConfig, SpeechVocab
 from cosyjax.errors import TokenError
 from cosyjax.lm.decode_state import (
   CLOSED,
@@ -42,8 +42,7 @@ from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 ENDINGS = ("running", "end", "end", "end", "length", "idle")  # code -> word; known text ends at any stopping id
 
-# Which stopping ids a rule forbids: all that cannot come yet (for known text all three below the
-# least; for streamed text C+1 ever, C+2 once the text has ended), or C alone, as released.
+# Which special ids a rule forbids: all that cannot come where the row stands, or the end alone, as upstream does.
 FORBID_ALL, FORBID_END = "all", "end"
 
 __all__ = [
@@ -75,20 +74,20 @@ __all__ = [
 
 
 def prefix_cache(
-  model: TextSpeechLM, params: dict, ids_BL: jax.Array, kinds_BL: jax.Array, lengths_B: jax.Array
+  model: TextSpeechLM, params: dict, ids_BL: jax.Array, token_types_BL: jax.Array, lengths_B: jax.Array
 ) -> Cache:
   """Keys and values of what many requests begin with, for `prefill`: a cache of L slots."""
-  return model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, method=model.prefill)[1]
+  return model.apply({"params": params}, ids_BL, token_types_BL, lengths_B, method=model.prefill)[1]
 
 
 def prefill(
   model: TextSpeechLM,
   params: dict,
   ids_BL: jax.Array,
-  kinds_BL: jax.Array,
+  token_types_BL: jax.Array,
   lengths_B: jax.Array,
-  least_B: jax.Array,
-  most_B: jax.Array,
+  min_tokens_B: jax.Array,
+  max_tokens_B: jax.Array,
   keys_B: jax.Array,
   *,
   capacity: int,
@@ -96,7 +95,7 @@ def prefill(
   prefix: Cache | None = None,
   starts_B: jax.Array | None = None,
   sampler: Sampler | None = None,
-  below_least: str = FORBID_ALL,
+  below_min: str = FORBID_ALL,
   recent: int | None = None,
 ) -> DecodeState:
   """Runs the prompts and draws each row's first token.
@@ -104,38 +103,40 @@ def prefill(
   Args:
     model: with separate layers.
     params: of `model`.
-    ids_BL, kinds_BL: int32 rows of `cosyjax.lm.sequence`, padded at the end.
+    ids_BL, token_types_BL: int32 rows of `cosyjax.lm.sequence`, padded at the end.
     lengths_B: int32 valid positions. Rows of 0 fill the batch and stay idle.
-    least_B, most_B: int32 speech tokens to produce.
+    min_tokens_B, max_tokens_B: int32 speech tokens to produce.
     keys_B: typed keys, one per request.
-    capacity: cache slots and length of the token buffer; at least prompt + most of every row.
+    capacity: cache slots and length of the token buffer; at least prompt and `max_tokens` of every row.
     mode_B: int32 KNOWN (default), OPEN or CLOSED.
     prefix: of `prefix_cache`; the rows of this call follow it. At most `capacity` slots.
     starts_B: int32, how many positions of the prefix each row follows; all of its slots if None.
     sampler: see `cosyjax.lm.sampling`; by default what the model's configuration asks for.
-    below_least: FORBID_ALL, or FORBID_END for the released rule, which forbids id C alone
-      (below the least, and as long as there is text to come).
+    below_min: FORBID_ALL, or FORBID_END for the upstream rule, which forbids the end alone
+      (below `min_tokens`, and as long as there is text to come).
     recent: emitted ids that the sampler can look back at; the configuration's window if None.
   """
   config = model.config
   if prefix is None:
-    logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, method=model.prefill)
+    logits_BV, cache = model.apply({"params": params}, ids_BL, token_types_BL, lengths_B, method=model.prefill)
     starts_B = jnp.zeros_like(lengths_B)
   else:
     starts_B = jnp.full_like(lengths_B, prefix[0].v_BKSH.shape[2]) if starts_B is None else starts_B
     cache = pad_cache(prefix, min(prefix[0].v_BKSH.shape[2] + ids_BL.shape[1], capacity))
-    logits_BV, cache = model.apply({"params": params}, ids_BL, kinds_BL, lengths_B, starts_B, cache, method=model.step)
-  ended_B = jnp.where(lengths_B == 0, IDLE, jnp.where(most_B <= 0, LENGTH, RUNNING)).astype(jnp.int32)
+    logits_BV, cache = model.apply(
+      {"params": params}, ids_BL, token_types_BL, lengths_B, starts_B, cache, method=model.step
+    )
+  ended_B = jnp.where(lengths_B == 0, IDLE, jnp.where(max_tokens_B <= 0, LENGTH, RUNNING)).astype(jnp.int32)
   state = new_state(config, pad_cache(cache, capacity), keys_B, recent)
   state = state.replace(
     filled_B=jnp.where(lengths_B == 0, 0, starts_B + lengths_B).astype(jnp.int32),
-    least_B=least_B.astype(jnp.int32),
-    most_B=most_B.astype(jnp.int32),
+    min_tokens_B=min_tokens_B.astype(jnp.int32),
+    max_tokens_B=max_tokens_B.astype(jnp.int32),
     mode_B=state.mode_B if mode_B is None else mode_B.astype(jnp.int32),
     ended_B=ended_B,
     done_B=ended_B != RUNNING,
   )
-  return _take(config, state, logits_BV, sampler, below_least)
+  return _take(config, state, logits_BV, sampler, below_min)
 
 
 def decode_step(
@@ -145,20 +146,20 @@ def decode_step(
   *,
   active_B: jax.Array | None = None,
   sampler: Sampler | None = None,
-  below_least: str = FORBID_ALL,
+  below_min: str = FORBID_ALL,
 ) -> DecodeState:
   """Feeds every running row its last token and draws the next.
 
   Rows that are done, and rows that are not active (bool; all are if None), stay as they are.
   """
   runs_B = _running(state, active_B)
-  kinds_B1 = jnp.full((runs_B.shape[0], 1), SPEECH, jnp.int32)
+  token_types_B1 = jnp.full((runs_B.shape[0], 1), SPEECH, jnp.int32)
   lengths_B = runs_B.astype(jnp.int32)
   logits_BV, cache = model.apply(
-    {"params": params}, state.last_B[:, None], kinds_B1, lengths_B, state.filled_B, state.cache, method=model.step
+    {"params": params}, state.last_B[:, None], token_types_B1, lengths_B, state.filled_B, state.cache, method=model.step
   )
   state = state.replace(cache=cache, filled_B=state.filled_B + lengths_B)
-  return _take(model.config, state, logits_BV, sampler, below_least, runs_B)
+  return _take(model.config, state, logits_BV, sampler, below_min, runs_B)
 
 
 def decode_steps(
@@ -169,7 +170,7 @@ def decode_steps(
   *,
   active_B: jax.Array | None = None,
   sampler: Sampler | None = None,
-  below_least: str = FORBID_ALL,
+  below_min: str = FORBID_ALL,
 ) -> DecodeState:
   """`steps` steps on the device; fewer if no active row runs any more. Jit it with `state` donated.
 
@@ -180,7 +181,7 @@ def decode_steps(
 
   def step(carry: tuple[jax.Array, DecodeState]) -> tuple[jax.Array, DecodeState]:
     i, state = carry
-    return i + 1, decode_step(model, params, state, active_B=active_B, sampler=sampler, below_least=below_least)
+    return i + 1, decode_step(model, params, state, active_B=active_B, sampler=sampler, below_min=below_min)
 
   def more(carry: tuple[jax.Array, DecodeState]) -> jax.Array:
     return (carry[0] < steps) & jnp.any(_running(carry[1], active_B))
@@ -193,59 +194,71 @@ def extend(
   params: dict,
   state: DecodeState,
   ids_BL: jax.Array,
-  kinds_BL: jax.Array,
+  token_types_BL: jax.Array,
   lengths_B: jax.Array,
   *,
-  least_B: jax.Array | None = None,
-  most_B: jax.Array | None = None,
+  min_tokens_B: jax.Array | None = None,
+  max_tokens_B: jax.Array | None = None,
   mode_B: jax.Array | None = None,
   sampler: Sampler | None = None,
-  below_least: str = FORBID_ALL,
+  below_min: str = FORBID_ALL,
 ) -> DecodeState:
   """Appends given tokens to rows and draws each one's next token.
 
   A row whose last drawn id is speech that is not in the cache yet gets that id first. A row
-  that a stopping id or its most had ended runs again. Rows of length 0 stay as they are.
+  that a stopping id or its `max_tokens` had ended runs again. Rows of length 0 stay as they are.
 
   Args:
-    ids_BL, kinds_BL: int32 tokens to append, padded at the end.
+    ids_BL, token_types_BL: int32 tokens to append, padded at the end.
     lengths_B: how many each row gets.
-    least_B, most_B, mode_B: int32, new bounds and mode of the rows that get tokens; unchanged if None.
+    min_tokens_B, max_tokens_B, mode_B: int32, new bounds and mode of the rows that get tokens; unchanged if None.
   """
   more_B = lengths_B > 0
-  pending_B = (more_B & (state.last_B < model.config.speech_codes) & (state.counts_B > 0)).astype(jnp.int32)
+  pending_B = (more_B & (state.last_B < model.config.speech_vocab.codebook_size) & (state.counts_B > 0)).astype(
+    jnp.int32
+  )
   column = jnp.arange(ids_BL.shape[1] + 1)[None] + (1 - pending_B)[:, None]  # skips the first where nothing is pending
   pick = lambda first, rest: jnp.take_along_axis(jnp.c_[first, rest], column, axis=1, mode="clip")
   ids_BL = pick(state.last_B, ids_BL)
-  kinds_BL = pick(jnp.full_like(state.last_B, SPEECH), kinds_BL)
+  token_types_BL = pick(jnp.full_like(state.last_B, SPEECH), token_types_BL)
   lengths_B = lengths_B + pending_B
   logits_BV, cache = model.apply(
-    {"params": params}, ids_BL, kinds_BL, lengths_B, state.filled_B, state.cache, method=model.step
+    {"params": params}, ids_BL, token_types_BL, lengths_B, state.filled_B, state.cache, method=model.step
   )
   renew = lambda old_B, new_B: old_B if new_B is None else jnp.where(more_B, new_B.astype(jnp.int32), old_B)
-  most_B = renew(state.most_B, most_B)
-  ended_B = jnp.where(state.counts_B < most_B, RUNNING, LENGTH)
+  max_tokens_B = renew(state.max_tokens_B, max_tokens_B)
+  ended_B = jnp.where(state.counts_B < max_tokens_B, RUNNING, LENGTH)
   state = state.replace(
     cache=cache,
     filled_B=state.filled_B + lengths_B,
-    least_B=renew(state.least_B, least_B),
-    most_B=most_B,
+    min_tokens_B=renew(state.min_tokens_B, min_tokens_B),
+    max_tokens_B=max_tokens_B,
     mode_B=renew(state.mode_B, mode_B),
     ended_B=jnp.where(more_B, ended_B, state.ended_B),
     done_B=jnp.where(more_B, ended_B != RUNNING, state.done_B),
   )
-  return _take(model.config, state, logits_BV, sampler, below_least, more_B)
+  return _take(model.config, state, logits_BV, sampler, below_min, more_B)
 
 
 def _running(state: DecodeState, active_B: jax.Array | None) -> jax.Array:
   return ~state.done_B if active_B is None else ~state.done_B & active_B
 
 
-def _forbidden(state: DecodeState, below_least: str) -> jax.Array:
-  """Which of C, C+1 and C+2 each row may not draw: bool [B, 3]."""
-  early_B, opened_B, known_B = state.counts_B < state.least_B, state.mode_B == OPEN, state.mode_B == KNOWN
-  others_B = (early_B | ~known_B) & (below_least == FORBID_ALL)
-  return jnp.stack([early_B | opened_B, others_B, others_B & ~opened_B], axis=1)
+def _forbidden(vocab: SpeechVocab, state: DecodeState, below_min: str) -> jax.Array:
+  """Which of the special ids each row may not draw: bool [B, J]."""
+  places_1J = np.arange(vocab.special_rows)[None]
+  early_B1, mode_B1 = (state.counts_B < state.min_tokens_B)[:, None], state.mode_B[:, None]
+  if below_min != FORBID_ALL:
+    return (early_B1 | (mode_B1 == OPEN)) & (places_1J == vocab.end)
+  ends_BJ = jnp.where(mode_B1 == KNOWN, np.isin(places_1J, vocab.ends_known), np.isin(places_1J, vocab.ends_streamed))
+  return jnp.where(mode_B1 == OPEN, places_1J != vocab.fill, early_B1 | ~ends_BJ)
+
+
+def _endings(vocab: SpeechVocab) -> np.ndarray:
+  """What a row that draws a special id is ended by: a code of `DecodeState.ended_B` for each place."""
+  codes_J = np.full(vocab.special_rows, STOP, np.int32)
+  codes_J[vocab.end], codes_J[vocab.fill] = END, FILL
+  return codes_J
 
 
 def _take(
@@ -253,21 +266,21 @@ def _take(
   state: DecodeState,
   logits_BV: jax.Array,
   sampler: Sampler | None,
-  below_least: str,
+  below_min: str,
   drawing_B: jax.Array | bool = True,
 ) -> DecodeState:
   """Draws one id for each running row of `drawing_B` and books it: emitted, or the row's end."""
-  sampler = RepetitionAware.of(config) if sampler is None else sampler
-  logits_BV = forbid(logits_BV, _forbidden(state, below_least))
+  sampler, vocab = RepetitionAware.of(config) if sampler is None else sampler, config.speech_vocab
+  logits_BV = forbid(logits_BV, _forbidden(vocab, state, below_min))
   drawn_B = sampler(logits_BV, state.recent_BW, state.keys_B, state.draws_B)
 
   takes_B = ~state.done_B & drawing_B
-  emits_B = takes_B & (drawn_B < config.speech_codes)
+  emits_B = takes_B & (drawn_B < vocab.codebook_size)
   rows = jnp.arange(drawn_B.shape[0])
   slots_B = jnp.where(emits_B, state.counts_B, state.tokens_BU.shape[1])  # one past the end is dropped
   counts_B = state.counts_B + emits_B
-  stopped_B = END + drawn_B - config.speech_codes
-  ended_B = jnp.where(emits_B, jnp.where(counts_B >= state.most_B, LENGTH, RUNNING), stopped_B)
+  stopped_B = jnp.asarray(_endings(vocab))[jnp.maximum(drawn_B - vocab.codebook_size, 0)]
+  ended_B = jnp.where(emits_B, jnp.where(counts_B >= state.max_tokens_B, LENGTH, RUNNING), stopped_B)
   ended_B = jnp.where(takes_B, ended_B, state.ended_B)
   return state.replace(
     last_B=jnp.where(takes_B, drawn_B, state.last_B),
@@ -286,7 +299,7 @@ class Decoded:
 
   Attributes:
     tokens_U: int32 speech ids.
-    ended: "end" (a stopping id) or "length" (stopped at the most).
+    ended: "end" (a stopping id) or "length" (stopped at `max_tokens`).
   """
 
   tokens_U: np.ndarray
@@ -298,11 +311,11 @@ def generate(
   params: dict,
   rows: Sequence[tuple[np.ndarray, np.ndarray]],
   keys_B: jax.Array,
-  least: Sequence[int],
-  most: Sequence[int],
+  min_tokens: Sequence[int],
+  max_tokens: Sequence[int],
   *,
   sampler: Sampler | None = None,
-  below_least: str = FORBID_ALL,
+  below_min: str = FORBID_ALL,
   steps: int = 16,
   batch: int | None = None,
   length: int | None = None,
@@ -311,9 +324,9 @@ def generate(
   """Decodes rows to their ends, `steps` tokens per call to the device.
 
   Args:
-    rows: (ids, kinds) of `cosyjax.lm.sequence`.
+    rows: (ids, token types) of `cosyjax.lm.sequence`.
     keys_B: typed keys, one per row.
-    least, most: speech tokens per row.
+    min_tokens, max_tokens: speech tokens per row.
     batch, length, capacity: shapes to pad to (rows, prompt positions, cache slots); by default
       what the rows need. Each new combination is compiled once.
 
@@ -322,24 +335,25 @@ def generate(
   """
   padded = pad_rows(rows, length=length, batch=batch)
   size, width = padded.ids_BL.shape
-  if not len(rows) == len(least) == len(most) == keys_B.shape[0]:
-    raise TokenError(f"{len(rows)} rows, {keys_B.shape[0]} keys, {len(least)} least and {len(most)} most lengths")
-  needed = max([width, *(len(ids) + m for (ids, _), m in zip(rows, most, strict=True))])
+  if not len(rows) == len(min_tokens) == len(max_tokens) == keys_B.shape[0]:
+    found = f"{keys_B.shape[0]} keys, {len(min_tokens)} min_tokens and {len(max_tokens)} max_tokens"
+    raise TokenError(f"{len(rows)} rows, {found}")
+  needed = max([width, *(len(ids) + m for (ids, _), m in zip(rows, max_tokens, strict=True))])
   capacity = needed if capacity is None else capacity
-  if capacity < needed or min(padded.lengths_B[: len(rows)], default=1) < 1 or min([0, *least, *most]) < 0:
-    raise TokenError(f"rows of 1 to {capacity} positions, prompt and most together, are possible; found {needed}")
+  if capacity < needed or min(padded.lengths_B[: len(rows)], default=1) < 1 or min([0, *min_tokens, *max_tokens]) < 0:
+    raise TokenError(f"rows of 1 to {capacity} positions, prompt and max_tokens together, are possible; found {needed}")
   spare = size - len(rows)
   pad = lambda values: jnp.asarray([*values, *[0] * spare], jnp.int32)
   keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (spare,))]) if spare else keys_B
   state = _prefill_jit(
-    model, params, padded.ids_BL, padded.kinds_BL, padded.lengths_B, pad(least), pad(most), keys_B,
-    capacity=capacity, sampler=sampler, below_least=below_least,
+    model, params, padded.ids_BL, padded.token_types_BL, padded.lengths_B, pad(min_tokens), pad(max_tokens), keys_B,
+    capacity=capacity, sampler=sampler, below_min=below_min,
   )  # fmt: skip
   while not np.all(state.done_B):
-    state = _steps_jit(model, params, state, steps, sampler=sampler, below_least=below_least)
+    state = _steps_jit(model, params, state, steps, sampler=sampler, below_min=below_min)
   tokens_BU, counts_B, ended_B = jax.device_get((state.tokens_BU, state.counts_B, state.ended_B))
   return [Decoded(tokens_BU[b, : counts_B[b]], ENDINGS[ended_B[b]]) for b in range(len(rows))]
 
 
-_prefill_jit = jax.jit(prefill, static_argnames=("model", "capacity", "below_least"))
-_steps_jit = jax.jit(decode_steps, static_argnames=("model", "below_least"), donate_argnames=("state",))
+_prefill_jit = jax.jit(prefill, static_argnames=("model", "capacity", "below_min"))
+_steps_jit = jax.jit(decode_steps, static_argnames=("model", "below_min"), donate_argnames=("state",))

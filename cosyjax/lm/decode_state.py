@@ -12,14 +12,14 @@ from cosyjax.config import LMConfig
 from cosyjax.layers.basic import Dtype
 from cosyjax.lm.qwen2 import Cache, empty_cache, pad_cache
 
-# Why a row is not running: codes in `DecodeState.ended_B`. The stopping ids C, C+1, C+2 are
-# END, END + 1, END + 2.
+# Why a row is not running: codes in `DecodeState.ended_B`. It drew the end, another stopping id, or a fill; it has as
+# many tokens as it may; there is no request.
 RUNNING, END, STOP, FILL, LENGTH, IDLE = range(6)
 
 # What a row knows of its text: codes in `DecodeState.mode_B`.
-#   KNOWN   all text was there from the start: any stopping id ends the row, none before the least.
+#   KNOWN   all text was there from the start: an id of `ends_known` ends the row, not before `min_tokens`.
 #   OPEN    streamed text, more to come: a fill may be drawn, and asks for the next group.
-#   CLOSED  streamed text that has ended: only C ends the row, not before the least.
+#   CLOSED  streamed text that has ended: an id of `ends_streamed` ends the row, not before `min_tokens`.
 KNOWN, OPEN, CLOSED = range(3)
 
 
@@ -36,7 +36,7 @@ class DecodeState:
     counts_B: int32, how many were emitted.
     draws_B: int32, how many ids were drawn, stopping ids included: the position that a draw's
       key is made of. While a row of known text runs, it is the count.
-    least_B, most_B: int32, no ending below the one, stopped (or paused) at the other.
+    min_tokens_B, max_tokens_B: int32, no ending below the one, stopped (or paused) at the other.
     mode_B: int32, KNOWN, OPEN or CLOSED.
     recent_BW: int32, the last W emitted ids, newest last; -1 before the first. What samplers look back at.
     ended_B: int32, RUNNING, or why the row is not.
@@ -50,8 +50,8 @@ class DecodeState:
   tokens_BU: jax.Array
   counts_B: jax.Array
   draws_B: jax.Array
-  least_B: jax.Array
-  most_B: jax.Array
+  min_tokens_B: jax.Array
+  max_tokens_B: jax.Array
   mode_B: jax.Array
   recent_BW: jax.Array
   ended_B: jax.Array
@@ -75,8 +75,8 @@ def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array, recent: int | N
     tokens_BU=jnp.zeros((batch, capacity), jnp.int32),
     counts_B=zeros(),
     draws_B=zeros(),
-    least_B=zeros(),
-    most_B=zeros(),
+    min_tokens_B=zeros(),
+    max_tokens_B=zeros(),
     mode_B=zeros(),
     recent_BW=jnp.full((batch, config.repeat_window if recent is None else recent), -1, jnp.int32),
     ended_B=jnp.full(batch, IDLE, jnp.int32),

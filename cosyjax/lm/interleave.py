@@ -3,7 +3,7 @@
 Text that is known goes in at once (`KnownText`). Text that arrives takes turns with speech
 (`Interleaver`): a row opens with groups of N text ids and M prompt speech ids. Then it speaks until it
 draws a fill, or until M speech ids have followed the last group, when a fill is due; both are answered by
-the next N text ids. When the text has ended and fewer than N ids are left, they go in with TURN,
+the next N text ids. When the text has ended and fewer than N ids are left, they go in with the turn,
 and the row speaks to its end. A group goes in as a whole or not at all, and only when the row
 waits for it: so the row does not depend on how the text was cut, nor on when it came.
 """
@@ -30,18 +30,18 @@ class Append:
   """Tokens to run through a row before it draws again, and the bounds it then has.
 
   Attributes:
-    ids_L, kinds_L: int32, at least one.
-    least: speech ids of the whole row below which it may not end.
-    most: speech ids of the whole row at which it stops, or waits for more text.
+    ids_L, token_types_L: int32, at least one.
+    min_tokens: speech ids of the whole row below which it may not end.
+    max_tokens: speech ids of the whole row at which it stops, or waits for more text.
     mode: KNOWN, OPEN or CLOSED of `cosyjax.lm.decode`.
     prefix: how many of the first ids are in the prompt's cached prefix; less than all, as the
       last one has to run.
   """
 
   ids_L: np.ndarray
-  kinds_L: np.ndarray
-  least: int
-  most: int
+  token_types_L: np.ndarray
+  min_tokens: int
+  max_tokens: int
   mode: int
   prefix: int = 0
 
@@ -51,24 +51,26 @@ class KnownText:
   """A text that is known as a whole (uni-stream layout): the answers of an `Interleaver`, at once.
 
   Attributes:
+    config: of the LM.
     prompt_text: text ids before the new text: a prompt's transcript, or an instruction.
     text: new ids.
     prompt_speech_U: speech ids of the transcript, which the row continues; none otherwise.
-    least, most: bounds of its speech ids.
+    min_tokens, max_tokens: bounds of its speech ids.
   """
 
+  config: LMConfig
   prompt_text: Sequence[int]
   text: Sequence[int]
   prompt_speech_U: np.ndarray
-  least: int
-  most: int
+  min_tokens: int
+  max_tokens: int
   closed = True
 
   @classmethod
   def of(cls, config: LMConfig, prompt_text: Ids, text: Ids, prompt_speech_U: np.ndarray) -> "KnownText":
     """With the bounds that the configuration asks for."""
-    least, most = (int(len(text) * ratio) for ratio in (config.min_ratio, config.max_ratio))
-    return cls(prompt_text, text, prompt_speech_U, least, most)
+    bounds = (int(len(text) * ratio) for ratio in (config.min_tokens_per_text, config.max_tokens_per_text))
+    return cls(config, prompt_text, text, prompt_speech_U, *bounds)
 
   @property
   def text_used(self) -> int:
@@ -78,12 +80,12 @@ class KnownText:
   @property
   def prefix(self) -> tuple[np.ndarray, np.ndarray]:
     """What depends on the prompt alone: start and transcript, or start and instruction."""
-    return sequence.known_text_prefix(self.prompt_text)
+    return sequence.known_text_prefix(self.prompt_text, config=self.config)
 
   def opening(self) -> Append:
     """Everything that the row reads."""
-    ids_L, kinds_L = sequence.known_text_row(self.prompt_text, self.text, self.prompt_speech_U)
-    return Append(ids_L, kinds_L, self.least, self.most, KNOWN, prefix=len(self.prefix[0]))
+    tokens = sequence.known_text_row(self.prompt_text, self.text, self.prompt_speech_U, config=self.config)
+    return Append(*tokens, self.min_tokens, self.max_tokens, KNOWN, prefix=len(self.prefix[0]))
 
   def next(self, emitted: int) -> None:
     """Nothing follows."""
@@ -97,7 +99,7 @@ class Interleaver:
   """One streamed request's books: which ids have come, which are in the row, what goes in next.
 
   Attributes:
-    prefix: (ids, kinds) that every row of the prompt begins with: START, and the groups whose
+    prefix: (ids, token types) that every row of the prompt begins with: the start, and the groups whose
       text is all of the prompt.
     closed: the text has ended.
     new_text: ids that were pushed. A request that is closed at 0 has nothing to say and never opens.
@@ -117,7 +119,7 @@ class Interleaver:
     """
     self._config = config
     self._waiting = sequence.checked("transcript", prompt_text, config.text_vocab, some=False)
-    self._speech = sequence.checked("prompt speech", prompt_speech, config.speech_codes, some=False)
+    self._speech = sequence.checked("prompt speech", prompt_speech, config.speech_vocab.codebook_size, some=False)
     if len(self._speech) and not len(self._waiting):
       raise TokenError("prompt speech ids need the text ids of their transcript, found none")
     self._until_fill = sequence.speech_until_fill(len(self._speech), config)
@@ -150,7 +152,7 @@ class Interleaver:
     """What the row begins with, or None as long as there is too little text.
 
     There is enough when all the prompt's speech, or without a prompt one group of text, can be
-    placed, or when the text has ended. Text that ends before leaves the speech behind TURN, as
+    placed, or when the text has ended. Text that ends before leaves the speech behind the turn, as
     in a row of known text.
 
     Raises:
@@ -191,8 +193,8 @@ class Interleaver:
       ended: its code in `DecodeState.ended_B`.
 
     Raises:
-      TokenError: the row drew a stopping id that cannot come where it stands: C before the text
-        has ended, C+1 ever, or C+2 afterwards. Under FORBID_ALL none of them is drawn.
+      TokenError: the row drew a stopping id that cannot come where it stands: the end before
+        the text has ended, a fill afterwards, or another ever. Under FORBID_ALL none of them is drawn.
     """
     if ended in {OPEN: (FILL, LENGTH), CLOSED: (END, LENGTH)}.get(self._mode, ()):
       return self._mode == CLOSED
@@ -200,17 +202,17 @@ class Interleaver:
     raise TokenError(f"streamed text {'that has ended' if self._mode == CLOSED else 'still open'}: drew {what}")
 
   def _close(self, before: tuple[np.ndarray, np.ndarray] | None = None) -> Append:
-    closing = sequence.closing_tokens(self._waiting, self._speech)
+    closing = sequence.closing_tokens(self._waiting, self._speech, config=self._config)
     self._waiting, self._speech = self._waiting[:0], self._speech[:0]
     tokens = closing if before is None else tuple(np.concatenate(pair) for pair in zip(before, closing, strict=True))
-    return self._append(tokens, CLOSED, int(self._config.max_ratio * self.new_text))
+    return self._append(tokens, CLOSED, int(self._config.max_tokens_per_text * self.new_text))
 
-  def _append(self, tokens: tuple[np.ndarray, np.ndarray], mode: int, most: int) -> Append:
-    least = int(self._config.min_ratio * self.new_text) if mode == CLOSED else 0
+  def _append(self, tokens: tuple[np.ndarray, np.ndarray], mode: int, max_tokens: int) -> Append:
+    min_tokens = int(self._config.min_tokens_per_text * self.new_text) if mode == CLOSED else 0
     prefix = min(len(self.prefix[0]), len(tokens[0]) - 1) if self._mode is None else 0
     self._mode = mode
     self.placed += len(tokens[0])
-    return Append(*tokens, least, most, mode, prefix)
+    return Append(*tokens, min_tokens, max_tokens, mode, prefix)
 
 
 def stream_tokens(
@@ -222,7 +224,7 @@ def stream_tokens(
   *,
   prefix: Cache | None = None,
   sampler: Sampler | None = None,
-  below_least: str = decode.FORBID_ALL,
+  below_min: str = decode.FORBID_ALL,
   steps: int = 16,
 ) -> Iterator[int]:
   """Speech ids of one streamed request, as they are drawn.
@@ -232,7 +234,7 @@ def stream_tokens(
     pieces: text ids as they arrive. The next piece is asked for when the row cannot go on without.
     key: of the request.
     prefix: `prefix_cache` of `row.prefix`, batch of one.
-    sampler, below_least: as for `cosyjax.lm.decode.prefill`.
+    sampler, below_min: as for `cosyjax.lm.decode.prefill`.
     steps: ids per call to the device.
 
   Raises:
@@ -240,7 +242,7 @@ def stream_tokens(
     TokenError: an id outside its vocabulary, or drawn where it cannot be; see `Interleaver.finished`.
   """
   pieces, state, told = iter(pieces), None, 0
-  rule = {"sampler": sampler, "below_least": below_least}
+  rule = {"sampler": sampler, "below_min": below_min}
   while True:
     append = row.opening() if state is None else row.next(told)
     if append is None:
@@ -249,8 +251,8 @@ def stream_tokens(
       piece = next(pieces, None)
       row.close() if piece is None else row.push(piece)
       continue
-    capacity = _fit(row.placed + append.most, 128)
-    bounds = [jnp.array([value], jnp.int32) for value in (append.least, append.most, append.mode)]
+    capacity = _fit(row.placed + append.max_tokens, 128)
+    bounds = [jnp.array([value], jnp.int32) for value in (append.min_tokens, append.max_tokens, append.mode)]
     if state is None:
       start = 0 if prefix is None else append.prefix
       rows = _padded(append, start, capacity)
@@ -260,8 +262,8 @@ def stream_tokens(
     else:
       if capacity > state.capacity:
         state = decode.grow(state, capacity)
-      least_B, most_B, mode_B = bounds
-      new = {"least_B": least_B, "most_B": most_B, "mode_B": mode_B}
+      min_tokens_B, max_tokens_B, mode_B = bounds
+      new = {"min_tokens_B": min_tokens_B, "max_tokens_B": max_tokens_B, "mode_B": mode_B}
       state = _extend(model, params, state, *_padded(append, 0, capacity), **new, **rule)
     while True:
       counts, ended = (int(x[0]) for x in jax.device_get((state.counts_B, state.ended_B)))
@@ -277,16 +279,16 @@ def stream_tokens(
 def _padded(append: Append, start: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Ids from `start` on as a batch of one, in few different lengths."""
   length = min(_fit(len(append.ids_L) - start, 8), capacity)
-  rows = sequence.pad_rows([(append.ids_L[start:], append.kinds_L[start:])], length=length)
-  return rows.ids_BL, rows.kinds_BL, rows.lengths_B
+  rows = sequence.pad_rows([(append.ids_L[start:], append.token_types_L[start:])], length=length)
+  return rows.ids_BL, rows.token_types_BL, rows.lengths_B
 
 
-def _fit(size: int, least: int) -> int:
-  """`size` rounded up to `least` times a power of two."""
-  return least << max(-(-size // least) - 1, 0).bit_length()
+def _fit(size: int, unit: int) -> int:
+  """`size` rounded up to `unit` times a power of two."""
+  return unit << max(-(-size // unit) - 1, 0).bit_length()
 
 
-_STATIC = ("model", "below_least")
+_STATIC = ("model", "below_min")
 _prefill = jax.jit(decode.prefill, static_argnames=(*_STATIC, "capacity"))
 _extend = jax.jit(decode.extend, static_argnames=_STATIC, donate_argnames=("state",))
 _steps = jax.jit(decode.decode_steps, static_argnames=_STATIC, donate_argnames=("state",))

@@ -22,7 +22,7 @@ def objective(
   Args:
     model: usually with `scan=True`.
     params: of `model`.
-    batch: `ids_BL`, `kinds_BL`, `targets_BL`, `segments_BL`, `positions_BL`, and `speaker_BSE` for a model
+    batch: `ids_BL`, `token_types_BL`, `targets_BL`, `segments_BL`, `positions_BL`, and `speaker_BSE` for a model
       with a place for it.
     chunk: see `loss.scores`.
     layouts: report loss and accuracy of each layout as well.
@@ -35,10 +35,10 @@ def objective(
   hidden_BLD = model.apply(
     {"params": params},
     batch["ids_BL"],
-    batch["kinds_BL"],
+    batch["token_types_BL"],
     segments_BL=segments_BL,
     positions_BL=batch["positions_BL"],
-    speaker_BSE=batch["speaker_BSE"] if model.speaker else None,
+    speaker_BSE=batch["speaker_BSE"] if model.speaker_dim else None,
     method=model.hidden,
   )
   scores = loss.scores(hidden_BLD, params["head"], targets_BL, chunk=chunk)
@@ -51,7 +51,7 @@ def objective(
   total, right, weight = sums(there_BL)
   metrics = {"accuracy": (right, weight)}
   if layouts:
-    mixed_BL = interleaved(segments_BL, targets_BL, model.config.fill_id)
+    mixed_BL = interleaved(segments_BL, targets_BL, model.config.speech_vocab.fill_id)
     for name, where_BL in zip(LAYOUTS, (~mixed_BL, mixed_BL), strict=True):
       value, hits, count = sums(there_BL & where_BL)
       metrics |= {f"loss_{name}": (value, count), f"accuracy_{name}": (hits, count)}

@@ -60,7 +60,7 @@ def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *
   chunk = min(chunk, length)
   count = -(-length // chunk)
   kernel_VD = shard_none(head["kernel"].astype(hidden_BLD.dtype))  # gathered once, not once a chunk
-  bias_V = head["bias"].astype(jnp.float32)
+  bias_V = head["bias"].astype(jnp.float32) if "bias" in head else 0.0
 
   def split(x: jax.Array, fill: int) -> jax.Array:
     """[B, L, ...] to [count, B, chunk, ...]."""

@@ -125,14 +125,13 @@ def repetitions(window: int, rate: float) -> int:
 
 
 def forbid(logits_BV: jax.Array, forbidden_BJ: jax.Array) -> jax.Array:
-  """Sets the scores of forbidden stopping ids to -inf.
+  """Sets the scores of forbidden special ids to -inf.
 
   Args:
-    logits_BV: scores of C+3 ids.
-    forbidden_BJ: bool [B, 3], for ids C (end), C+1 (stop) and C+2 (fill).
+    logits_BV: scores of C codes, then of J special ids.
+    forbidden_BJ: bool, for each of the special ids.
   """
-  stops = forbidden_BJ.shape[-1]
-  codes = logits_BV.shape[-1] - stops
+  codes = logits_BV.shape[-1] - forbidden_BJ.shape[-1]
   mask_BV = jnp.pad(forbidden_BJ, ((0, 0), (codes, 0)))
   return jnp.where(mask_BV, -jnp.inf, logits_BV)
 

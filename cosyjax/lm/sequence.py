@@ -1,10 +1,10 @@
 """The sequence layouts of the text-speech model, as integer rows (paper Fig. 2 and section 2.3).
 
-A row is two arrays, an id and a kind for each position. Every layout starts with START:
+A row is two arrays, an id and a token type for each position. Start and turn are special tokens of the `SpeechVocab`:
 
-  known text          START text TURN speech              targets: speech, end
-  interleaved text    START (N text, M speech)* rest TURN speech
-                      targets: M speech and fill after each whole block, at last speech, end
+  known text          start text turn speech              targets: speech, end
+  interleaved text    start (N text, M speech)* rest turn speech
+                      targets: M speech and fill after each whole group, at last speech, end
 
 With N = 5 and M = 15 in the release. For inference the speech is that of the prompt (in
 context, ICL) or none (a fine-tuned speaker, SFT) and the model goes on from there; the text
@@ -22,8 +22,7 @@ import numpy as np
 from cosyjax.config import LMConfig
 from cosyjax.errors import TokenError
 
-TEXT, SPEECH, SPECIAL, SPEAKER = 0, 1, 2, 3  # kinds: which embedding an id belongs to; SPEAKER is an ablation's
-START, TURN = 0, 1  # ids of kind SPECIAL: start of sequence, turn of speech
+TEXT, SPEECH, SPECIAL, SPEAKER = 0, 1, 2, 3  # token types: which embedding an id belongs to; SPEAKER is an ablation's
 IGNORE = -1  # target of a position that is not trained
 
 Ids = Sequence[int] | np.ndarray
@@ -34,12 +33,12 @@ class TrainingRow:
   """One training sequence.
 
   Attributes:
-    ids_L, kinds_L: int32 tokens.
+    ids_L, token_types_L: int32 tokens.
     targets_L: int32 speech id that each position predicts, or `IGNORE`.
   """
 
   ids_L: np.ndarray
-  kinds_L: np.ndarray
+  token_types_L: np.ndarray
   targets_L: np.ndarray
 
 
@@ -48,19 +47,35 @@ class Rows:
   """Rows padded to one length.
 
   Attributes:
-    ids_BL, kinds_BL: int32; padding is text id 0.
+    ids_BL, token_types_BL: int32; padding is text id 0.
     targets_BL: int32, `IGNORE` in padding.
     lengths_B: int32 valid positions; 0 for rows that only fill the batch.
   """
 
   ids_BL: np.ndarray
-  kinds_BL: np.ndarray
+  token_types_BL: np.ndarray
   targets_BL: np.ndarray
   lengths_B: np.ndarray
 
 
-def known_text_row(prompt_text: Ids, text: Ids, prompt_speech: Ids = ()) -> tuple[np.ndarray, np.ndarray]:
-  """Row up to the first new speech token, all text known: (ids [L], kinds [L]).
+def start_token(config: LMConfig) -> tuple[int, list[int]]:
+  """Start of sequence: (token type, [id])."""
+  return _special(config, config.speech_vocab.start_id)
+
+
+def turn_token(config: LMConfig) -> tuple[int, list[int]]:
+  """Turn of speech: (token type, [id])."""
+  return _special(config, config.speech_vocab.turn_id)
+
+
+def _special(config: LMConfig, token_id: int) -> tuple[int, list[int]]:
+  return SPECIAL if config.speech_vocab.own_rows else SPEECH, [token_id]
+
+
+def known_text_row(
+  prompt_text: Ids, text: Ids, prompt_speech: Ids = (), *, config: LMConfig
+) -> tuple[np.ndarray, np.ndarray]:
+  """Row up to the first new speech token, all text known: (ids [L], token types [L]).
 
   With a prompt's transcript and speech tokens the model continues the prompt (ICL); with
   neither it speaks on its own (SFT).
@@ -70,12 +85,13 @@ def known_text_row(prompt_text: Ids, text: Ids, prompt_speech: Ids = ()) -> tupl
   """
   if not len(text):
     raise TokenError("known_text_row: no text ids to speak")
-  return _join([(SPECIAL, [START]), (TEXT, prompt_text), (TEXT, text), (SPECIAL, [TURN]), (SPEECH, prompt_speech)])
+  closing = [turn_token(config), (SPEECH, prompt_speech)]
+  return _join([start_token(config), (TEXT, prompt_text), (TEXT, text), *closing])
 
 
-def known_text_prefix(prompt_text: Ids) -> tuple[np.ndarray, np.ndarray]:
-  """What every `known_text_row` of one prompt begins with: (ids, kinds)."""
-  return _join([(SPECIAL, [START]), (TEXT, prompt_text)])
+def known_text_prefix(prompt_text: Ids, *, config: LMConfig) -> tuple[np.ndarray, np.ndarray]:
+  """What every `known_text_row` of one prompt begins with: (ids, token types)."""
+  return _join([start_token(config), (TEXT, prompt_text)])
 
 
 def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool, speaker: bool = False) -> TrainingRow:
@@ -84,60 +100,61 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool,
   Args:
     text: text ids.
     speech: speech ids of the same utterance.
-    config: gives N, M and the special speech ids.
+    config: gives N, M and the vocabulary.
     interleaved: asks for the interleaved layout (drawn by the caller, with probability 1/2
       in the release). A row with too little speech for it, speech / text <= M / N, gets the
       known-text layout.
-    speaker: puts one position of kind SPEAKER, id 0, right after START: the place of the
+    speaker: puts one position of type SPEAKER, id 0, right after the start: the place of the
       utterance's speaker vector in the ablation of paper Table 7. See `TextSpeechLM.speaker`.
 
   Raises:
     TokenError: no text, no speech, or an id outside its vocabulary.
   """
-  text, speech = checked("text", text, config.text_vocab), checked("speech", speech, config.speech_codes)
+  vocab = config.speech_vocab
+  text, speech = checked("text", text, config.text_vocab), checked("speech", speech, vocab.codebook_size)
   if interleaved and _enough_speech(len(text), len(speech), config):
     opening, used_text, used_speech = interleave(text, speech, config)
     targets = [IGNORE]
     for start in range(0, used_speech, config.mix_speech):
       targets += [IGNORE] * (config.mix_text - 1) + speech[start : start + config.mix_speech].tolist()
-      targets += [config.fill_id]
+      targets += [vocab.fill_id]
   else:
-    opening, used_text, used_speech = _join([(SPECIAL, [START])]), 0, 0
+    opening, used_text, used_speech = _join([start_token(config)]), 0, 0
     targets = [IGNORE]
-  closing = closing_tokens(text[used_text:], speech[used_speech:])
-  targets += [IGNORE] * (len(text) - used_text) + speech[used_speech:].tolist() + [config.end_id]
-  ids_L, kinds_L = (np.concatenate(pair) for pair in zip(opening, closing, strict=True))
-  row = (ids_L, kinds_L, np.asarray(targets, np.int32))
+  closing = closing_tokens(text[used_text:], speech[used_speech:], config=config)
+  targets += [IGNORE] * (len(text) - used_text) + speech[used_speech:].tolist() + [vocab.end_id]
+  ids_L, token_types_L = (np.concatenate(pair) for pair in zip(opening, closing, strict=True))
+  row = (ids_L, token_types_L, np.asarray(targets, np.int32))
   return TrainingRow(*(np.insert(a, 1, v) for a, v in zip(row, (0, SPEAKER, IGNORE), strict=True)) if speaker else row)
 
 
 def interleave(text: Ids, speech: Ids, config: LMConfig) -> tuple[tuple[np.ndarray, np.ndarray], int, int]:
-  """START and as many blocks of N text and M speech ids as the text allows.
+  """Start and as many groups of N text and M speech ids as the text allows.
 
-  Opens a training row and a streamed request. A block needs N text ids; the last one may
+  Opens a training row and a streamed request. A group needs N text ids; the last one may
   hold less than M speech ids (a prompt's end, which the model then completes), and where no
-  speech is left no block is opened, except a first one of text alone (SFT).
+  speech is left no group is opened, except a first one of text alone (SFT).
 
   Returns:
-    ((ids, kinds), text ids used, speech ids used).
+    ((ids, token types), text ids used, speech ids used).
   """
   text, speech = np.asarray(text, np.int32), np.asarray(speech, np.int32)
   n, m = config.mix_text, config.mix_speech
-  blocks = min(len(text) // n, max(-(-len(speech) // m), 1))
-  parts = [(SPECIAL, [START])]
-  for i in range(blocks):
+  groups = min(len(text) // n, max(-(-len(speech) // m), 1))
+  parts = [start_token(config)]
+  for i in range(groups):
     parts += [(TEXT, text[i * n : (i + 1) * n]), (SPEECH, speech[i * m : (i + 1) * m])]
-  return _join(parts), blocks * n, min(blocks * m, len(speech))
+  return _join(parts), groups * n, min(groups * m, len(speech))
 
 
 def text_tokens(text: Ids) -> tuple[np.ndarray, np.ndarray]:
-  """The next N text ids of a streamed request, which answer a fill token: (ids, kinds)."""
+  """The next N text ids of a streamed request, which answer a fill token: (ids, token types)."""
   return _join([(TEXT, text)])
 
 
-def closing_tokens(text: Ids, speech: Ids = ()) -> tuple[np.ndarray, np.ndarray]:
-  """The end of the text: what is left of it, TURN, and speech not yet placed: (ids, kinds)."""
-  return _join([(TEXT, text), (SPECIAL, [TURN]), (SPEECH, speech)])
+def closing_tokens(text: Ids, speech: Ids = (), *, config: LMConfig) -> tuple[np.ndarray, np.ndarray]:
+  """The end of the text: what is left of it, the turn, and speech not yet placed: (ids, token types)."""
+  return _join([(TEXT, text), turn_token(config), (SPEECH, speech)])
 
 
 def speech_until_fill(prompt_speech: int, config: LMConfig) -> int:
@@ -149,7 +166,7 @@ def pad_rows(rows: Sequence[Any], *, length: int | None = None, batch: int | Non
   """Pads rows to one length and one batch size.
 
   Args:
-    rows: `TrainingRow`s, or (ids, kinds) pairs.
+    rows: `TrainingRow`s, or (ids, token types) pairs.
     length: positions; the longest row's if None.
     batch: rows; as many as there are if None.
 
@@ -157,7 +174,8 @@ def pad_rows(rows: Sequence[Any], *, length: int | None = None, batch: int | Non
     TokenError: a row is longer than `length`, or there are more than `batch`.
   """
   triples = [
-    (r.ids_L, r.kinds_L, r.targets_L) if isinstance(r, TrainingRow) else (*r, np.full(len(r[0]), IGNORE)) for r in rows
+    (r.ids_L, r.token_types_L, r.targets_L) if isinstance(r, TrainingRow) else (*r, np.full(len(r[0]), IGNORE))
+    for r in rows
   ]
   lengths = [len(ids) for ids, _, _ in triples]
   length = max(lengths, default=1) if length is None else length
@@ -170,8 +188,12 @@ def pad_rows(rows: Sequence[Any], *, length: int | None = None, batch: int | Non
     np.full((batch, length), IGNORE, np.int32),
     np.zeros(batch, np.int32),
   )
-  for b, (ids, kinds, targets) in enumerate(triples):
-    out.ids_BL[b, : lengths[b]], out.kinds_BL[b, : lengths[b]], out.targets_BL[b, : lengths[b]] = ids, kinds, targets
+  for b, (ids, token_types, targets) in enumerate(triples):
+    out.ids_BL[b, : lengths[b]], out.token_types_BL[b, : lengths[b]], out.targets_BL[b, : lengths[b]] = (
+      ids,
+      token_types,
+      targets,
+    )
     out.lengths_B[b] = lengths[b]
   return out
 
@@ -197,4 +219,4 @@ def checked(what: str, ids: Ids, size: int, *, some: bool = True) -> np.ndarray:
 
 def _join(parts: Sequence[tuple[int, Ids]]) -> tuple[np.ndarray, np.ndarray]:
   ids = np.concatenate([np.asarray(ids, np.int32).reshape(-1) for _, ids in parts])
-  return ids, np.concatenate([np.full(len(ids), kind, np.int32) for kind, ids in parts])
+  return ids, np.concatenate([np.full(len(ids), token_type, np.int32) for token_type, ids in parts])

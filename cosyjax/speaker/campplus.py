@@ -51,20 +51,25 @@ class SpeakerEncoder(nn.Module):
     x_BWC = _conv(self, c.width, 5, stride=2, padding=((2, 2),), bias=norms.biased, name="tdnn")(x_BTC)
     valid_BW = padding_mask((lengths_B + 1) // 2, x_BWC.shape[1])
     x_BWC = nn.relu(norms.behind(self, "tdnn", x_BWC, valid_BW))
-    for i, (layers, kernel, dilation) in enumerate(zip(c.blocks, c.kernels, c.dilations, strict=True)):
+    for i, (layers, kernel, dilation) in enumerate(zip(c.layers, c.kernels, c.dilations, strict=True)):
       for j in range(layers):
         layer = ContextLayer(c, kernel, dilation, self.dtype, name=f"block_{i}_layer_{j}")
         x_BWC = jnp.concatenate([x_BWC, layer(x_BWC, valid_BW, norms)], axis=-1)
       x_BWC = norms.standardise(self, f"transit_{i}_norm", x_BWC, valid_BW)
       x_BWC = nn.relu(Affine(name=f"transit_{i}_norm")(x_BWC))
       # Only behind the last of these maps is there a batch norm, which gives it a bias.
-      last = i == len(c.blocks) - 1
+      last = i == len(c.layers) - 1
       x_BWC = _dense(self, x_BWC.shape[-1] // 2, bias=last and norms.biased, name=f"transit_{i}")(x_BWC)
     x_BWC = norms.behind(self, f"transit_{i}", x_BWC, valid_BW)
     stats_BC = _statistics(nn.relu(x_BWC).astype(jnp.float32), valid_BW)
     exact = {"bias": norms.biased, "precision": jax.lax.Precision.HIGHEST}
-    embedding_BE = dense(c.embedding, ("conv_in", None), **exact, name="embedding")(stats_BC)
+    embedding_BE = dense(c.speaker_dim, ("conv_in", None), **exact, name="embedding")(stats_BC)
     return norms.standardise(self, "embedding", embedding_BE, lengths_B > 0)
+
+
+def init_arguments(config: SpeakerConfig) -> tuple[jax.Array, ...]:
+  """Arguments of a small call that creates every parameter: `module.init(key, *init_arguments(config))`."""
+  return jnp.zeros((1, 200, config.mel_bins)), jnp.array([200])
 
 
 class Front(nn.Module):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cosyjax.config import SpeakerConfig
 from cosyjax.errors import ConfigError
-from cosyjax.speaker.campplus import SpeakerEncoder
+from cosyjax.speaker.campplus import SpeakerEncoder, init_arguments
 from cosyjax.speaker.margin import MARGIN, SCALE, SpeakerDirections, margin_loss, warm_margin
 from cosyjax.speaker.norms import BatchNorms, fold, move
 from cosyjax.training.step import Loss
@@ -74,7 +74,7 @@ def init(module: SpeakerClassifier, key: jax.Array) -> tuple[Any, dict[str, Any]
 
 def _first(module: SpeakerClassifier, key: jax.Array) -> tuple[Any, Any]:
   norms = BatchNorms()
-  args = jnp.zeros((1, 200, module.config.mel_bins)), jnp.array([200])
+  args = init_arguments(module.config)
   return module.init(key, *args, norms)["params"], norms.found
 
 

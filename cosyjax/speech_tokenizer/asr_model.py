@@ -30,6 +30,7 @@ from cosyjax.speech_tokenizer.speech_encoder import (
   precision_of,
   rope_tables,
 )
+from cosyjax.speech_tokenizer.speech_encoder import init_arguments as tokenizer_arguments
 from cosyjax.speech_tokenizer.units import CTC_UNITS
 from cosyjax.speech_tokenizer.vq import VectorQuantiser
 
@@ -188,7 +189,7 @@ def saturation(projected_BUJ: jax.Array) -> jax.Array:
 
 def init_arguments(config: SpeechTokenizerConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Arguments that `AsrTokenizer.init` needs to know its shapes."""
-  return jnp.zeros((1, 64, config.mel_bins)), jnp.array([64]), jnp.zeros((1, 8), jnp.int32)
+  return (*tokenizer_arguments(config), jnp.zeros((1, 8), jnp.int32))
 
 
 def subset(params: dict[str, Any]) -> dict[str, Any]:

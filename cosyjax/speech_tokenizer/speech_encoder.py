@@ -110,6 +110,11 @@ class SpeechTokenizer(nn.Module):
     return ids_BU, lengths_BU.astype(jnp.int32), {"hidden": hidden_BUD, "projected": projected_BUJ}
 
 
+def init_arguments(config: SpeechTokenizerConfig) -> tuple[jax.Array, ...]:
+  """Arguments of a small call that creates every parameter: `module.init(key, *init_arguments(config))`."""
+  return jnp.zeros((1, 64, config.mel_bins)), jnp.array([64])
+
+
 class Block(nn.Module):
   """Pre-norm transformer block: attention with memory, then a GELU feed-forward four times as wide."""
 

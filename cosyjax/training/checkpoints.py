@@ -19,7 +19,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Checkpoints:
     *,
     config: dict[str, Any],
     defaults: dict[str, Any] | None = None,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
     keep_last: int = 3,
     keep_best: int = 1,
     metric: str | None = None,
@@ -91,6 +92,7 @@ class Checkpoints:
       directory: shared by all processes.
       config: plain nested dict of the run's settings, as `cosyjax.config.to_dict` gives it.
       defaults: of settings, for what a checkpoint has no record of.
+      upgrade: settings as an earlier version wrote them to the present ones.
       keep_last: newest steps that are kept.
       keep_best: steps of lowest metric that are kept besides.
       metric: name of the metric, for `info.json`.
@@ -102,7 +104,7 @@ class Checkpoints:
     """
     self.directory = Path(directory).absolute()
     self._config, self.metric, self._allowed = config, metric, tuple(allow_config_change)
-    self._defaults = defaults or {}
+    self._defaults, self._upgrade = defaults or {}, upgrade
     self._keep_last, self._keep_best = max(keep_last, 1), keep_best
     self._saving: int | None = None
     self._main = jax.process_index() == 0
@@ -210,7 +212,7 @@ class Checkpoints:
     step = self._choose(step)
     folder = self.directory / step_name(step)
     config, info, iterator = (read_json(part_file(folder, name)) for name in ("config", "info", "iterator"))
-    check_config(config, self._config, self._allowed, str(folder), self._defaults)
+    check_config(self._upgrade(config), self._config, self._allowed, str(folder), self._defaults)
     if not isinstance(iterator, dict):
       raise CheckpointError(
         f"{part_file(folder, 'iterator')}: no state of the data iterator; a run cannot go on from here"

@@ -20,7 +20,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.blocks import take
@@ -125,10 +125,10 @@ class Exact:
       zero_noise: no noise at all; `keys_B` is not read.
 
     Returns:
-      the new state, audio [B, A] with A = 480 (T + look_ahead), or 480 T if `last_B` is None,
+      the new state, audio [B, A] with A = hop (T + look_ahead), or hop T if `last_B` is None,
       0 past each row's end, and samples given in each row, int32 [B].
     """
-    look, row = self.look_ahead, _gather(state, rows_B)
+    look, hop, row = self.look_ahead, self.config.samples_per_frame, _gather(state, rows_B)
     kept, frames = row.mel_BTM.shape[1], mel_BTM.shape[1]
     width = kept + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
@@ -140,7 +140,7 @@ class Exact:
     f0_BT = jnp.where(final(row.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
     phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
     source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH, row.steps_B)
-    source_BA = jnp.where(padding_mask(sizes_B * HOP, width * HOP), source_BA, 0)
+    source_BA = jnp.where(padding_mask(sizes_B * hop, width * hop), source_BA, 0)
 
     start_B = jnp.maximum(row.held_B - look, 0)
     end_B = jnp.maximum(sizes_B - look, 0)
@@ -148,10 +148,10 @@ class Exact:
     if last_B is not None:
       end_B, count = jnp.where(last_B, sizes_B, end_B), frames + look
     wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B, (start_B, count))
-    samples_B = (end_B - start_B) * HOP
+    samples_B = (end_B - start_B) * hop
 
     gone_B = jnp.maximum(sizes_B - kept, 0)
-    passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT), 0)
+    passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT, self.config.sample_rate), 0)
     row = ExactState(
       mel_BTM=take(window_BTM, gone_B, kept),
       f0_BT=take(jnp.where(final(sizes_B), f0_BT, 0), gone_B, kept),
@@ -198,8 +198,8 @@ def _noise(
 ) -> tuple[jax.Array, jax.Array]:
   harmonics, batch = config.harmonics + 1, first_B.shape[0]
   if zero:
-    return jnp.zeros((batch, harmonics)), jnp.zeros((batch, frames * HOP, harmonics))
-  return jax.vmap(lambda key, first: request_phase_noise(key, frames, harmonics, first=first))(keys_B, first_B)
+    return jnp.zeros((batch, harmonics)), jnp.zeros((batch, frames * config.samples_per_frame, harmonics))
+  return jax.vmap(lambda key, first: request_phase_noise(key, frames, config, first=first))(keys_B, first_B)
 
 
 def _cut(wave_BA: jax.Array, samples_B: jax.Array) -> jax.Array:

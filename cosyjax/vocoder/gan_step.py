@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cosyjax.audio.stft import fft_options
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.layers import remat as remat_lib
 from cosyjax.layers.masks import padding_mask
 from cosyjax.training.optimiser import OptimConfig
@@ -40,8 +40,8 @@ class Objective:
   mel_scales: tuple[tuple[int, ...], ...] = losses.MEL_SCALES
 
 
-def draw(key: jax.Array, rows: int, frames: int, harmonics: int) -> tuple[jax.Array, jax.Array]:
-  """Initial phases [B, H] in cycles and noise [B, 480 T, H] of the source, for a batch of crops.
+def draw(key: jax.Array, rows: int, frames: int, config: VocoderConfig) -> tuple[jax.Array, jax.Array]:
+  """Initial phases [B, H] in cycles and noise [B, A, H] of the source, for a batch of crops.
 
   A crop begins somewhere in an utterance whose phases all began at zero: the fundamental's is then
   anywhere, and the overtones' are its multiples.
@@ -50,11 +50,12 @@ def draw(key: jax.Array, rows: int, frames: int, harmonics: int) -> tuple[jax.Ar
     key: of the step.
     rows: B.
     frames: T of a crop.
-    harmonics: H sines, the fundamental included.
+    config: gives H, the fundamental and its overtones, and samples of a frame.
   """
   phase_key, noise_key = jax.random.split(key)
-  phase_BH = jax.random.uniform(phase_key, (rows, 1)) * jnp.arange(1, harmonics + 1)
-  return phase_BH - jnp.floor(phase_BH), jax.random.normal(noise_key, (rows, frames * HOP, harmonics))
+  H, samples = config.harmonics + 1, frames * config.samples_per_frame
+  phase_BH = jax.random.uniform(phase_key, (rows, 1)) * jnp.arange(1, H + 1)
+  return phase_BH - jnp.floor(phase_BH), jax.random.normal(noise_key, (rows, samples, H))
 
 
 def resynthesise(
@@ -68,7 +69,7 @@ def resynthesise(
   *,
   predict: jax.Array | bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-  """The vocoder as it is trained: audio [B, 480 T] and predicted f0 [B, T].
+  """The vocoder as it is trained: audio [B, A] and predicted f0 [B, T].
 
   The audio's gradient stops at f0, as in the public code: a phase is a sum over all frames
   before it, and its gradient would be noise. The predictor learns from the f0 loss alone.
@@ -83,13 +84,13 @@ def resynthesise(
   predicted_BT = apply(mel_BTM, lengths_B, method=Vocoder.f0)
   source_f0_BT = predicted_BT if f0_BT is None else jnp.where(predict, predicted_BT, f0_BT)
   source_BA = apply(jax.lax.stop_gradient(source_f0_BT), phase_BH, noise_BAH, method=Vocoder.source)
-  source_BA = jnp.where(padding_mask(lengths_B * HOP, source_BA.shape[1]), source_BA, 0)
+  source_BA = jnp.where(padding_mask(lengths_B * model.config.samples_per_frame, source_BA.shape[1]), source_BA, 0)
   return apply(mel_BTM, source_BA, lengths_B, method=Vocoder.generate), predicted_BT
 
 
 def make_updates(
   model: Vocoder,
-  judges: Discriminators,
+  discriminators: Discriminators,
   objective: Objective,
   transforms: dict[str, optax.GradientTransformation],
   optims: dict[str, OptimConfig],
@@ -115,7 +116,7 @@ def make_updates(
 
   Args:
     model: the generator.
-    judges: the discriminators.
+    discriminators: the discriminators.
     objective: weights.
     transforms, optims, steps: optimiser, its configuration and the length of the run, of each state
       by its name. Both must accumulate over the same number of microbatches.
@@ -133,20 +134,20 @@ def make_updates(
 
   def generate(params: Any, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, frames, _ = batch["mel_BTM"].shape
-    draws = draw(key, rows, frames, model.config.harmonics + 1)
+    draws = draw(key, rows, frames, model.config)
     predict = step >= target_f0 if target_f0 else True
     f0_BT = batch["f0_BT"] if target_f0 else None
     run = keep(lambda p: resynthesise(model, p, batch["mel_BTM"], batch["lengths_B"], *draws, f0_BT, predict=predict))
     return run(params)
 
-  def judge(params: Any, wave_BA: jax.Array) -> tuple[Any, Any]:
-    return keep(lambda p, x: judges.apply({"params": p}, x))(params, wave_BA)
+  def discriminate(params: Any, wave_BA: jax.Array) -> tuple[Any, Any]:
+    return keep(lambda p, x: discriminators.apply({"params": p}, x))(params, wave_BA)
 
-  def judges_loss(params: Any, batch: Batch, fake_BA: jax.Array) -> Loss:
+  def discriminator_loss_of(params: Any, batch: Batch, fake_BA: jax.Array) -> Loss:
     # Both in one pass, twice the rows: half as many programs. Neighbours, so that rows stay on their devices.
     rows, samples = fake_BA.shape
     both_BA = jnp.stack([batch["audio_BA"], fake_BA], axis=1).reshape(2 * rows, samples)
-    scores = {name: x.reshape(rows, 2, -1) for name, x in judge(params, both_BA)[0].items()}
+    scores = {name: x.reshape(rows, 2, -1) for name, x in discriminate(params, both_BA)[0].items()}
     real, fake = ({name: x[:, i] for name, x in scores.items()} for i in range(2))
     parts = {
       "adversarial": (1.0, losses.discriminator_loss(real, fake)),
@@ -154,15 +155,15 @@ def make_updates(
     }
     return _weigh(parts, batch["lengths_B"])
 
-  def generator_loss(made: tuple[jax.Array, jax.Array], batch: Batch, judge_params: Any | None) -> Loss:
+  def generator_loss(made: tuple[jax.Array, jax.Array], batch: Batch, discriminator_params: Any | None) -> Loss:
     (fake_BA, f0_BT), real_BA, lengths_B = made, batch["audio_BA"], batch["lengths_B"]
     parts = {
-      "mel": (objective.mel, losses.mel_loss(real_BA, fake_BA, lengths_B, objective.mel_scales)),
+      "mel": (objective.mel, losses.mel_loss(real_BA, fake_BA, lengths_B, model.config, objective.mel_scales)),
       "f0": (objective.f0, losses.f0_loss(batch["f0_BT"], f0_BT, lengths_B)),
     }
-    if judge_params is not None:
-      real, real_maps = judge(judge_params, real_BA)
-      fake, fake_maps = judge(judge_params, fake_BA)
+    if discriminator_params is not None:
+      real, real_maps = discriminate(discriminator_params, real_BA)
+      fake, fake_maps = discriminate(discriminator_params, fake_BA)
       parts |= {
         "features": (objective.features, losses.feature_loss(real_maps, fake_maps)),
         "adversarial": (objective.adversarial, losses.generator_loss(fake)),
@@ -171,8 +172,8 @@ def make_updates(
     return _weigh(parts, lengths_B)
 
   def update(states: States, batch: Batch, adversarial: bool) -> tuple[States, Metrics]:
-    made, judged = states["generator"], states["discriminators"]
-    batch = batch | {"audio_BA": _only_valid(batch["audio_BA"], batch["lengths_B"])}
+    made, against = states["generator"], states["discriminators"]
+    batch = batch | {"audio_BA": _only_valid(batch["audio_BA"], batch["lengths_B"], model.config)}
     key, count = step_key(made, batch), optims["generator"].accumulate
     apply = lambda name, state, grads, loss: apply_gradients(
       state, grads, loss, transforms[name], optims[name], steps=steps[name]
@@ -185,12 +186,12 @@ def make_updates(
     if adversarial:
       # The generated audio is a constant here: this step is the discriminators'.
       audio = lambda batch, key: generate(made.params, batch, key, made.step)[0] if fake is None else fake[0]
-      loss_fn = lambda p, batch, key, _: judges_loss(p, batch, jax.lax.stop_gradient(audio(batch, key)))
-      judge_grads, loss = accumulate_gradients(loss_fn, judged.params, batch, key, {}, count)
-      judge_value, metrics = summarise(loss)
-      after, info = apply("discriminators", judged, judge_grads, judge_value)
+      loss_fn = lambda p, batch, key, _: discriminator_loss_of(p, batch, jax.lax.stop_gradient(audio(batch, key)))
+      discriminator_grads, loss = accumulate_gradients(loss_fn, against.params, batch, key, {}, count)
+      discriminator_value, metrics = summarise(loss)
+      after, info = apply("discriminators", against, discriminator_grads, discriminator_value)
       ok = after.bad == 0
-      out = {f"discriminators/{name}": x for name, x in ({"loss": judge_value} | metrics | info).items()}
+      out = {f"discriminators/{name}": x for name, x in ({"loss": discriminator_value} | metrics | info).items()}
 
     params = after.params if adversarial else None
     if count == 1:
@@ -204,10 +205,10 @@ def make_updates(
     made, info = apply("generator", made, grads, jnp.where(ok, value, jnp.nan))
     if adversarial:
       # Neither moves where the other cannot: the loss nan stands for a step that is skipped.
-      skipped, _ = apply("discriminators", judged, judge_grads, jnp.float32(jnp.nan))
-      judged = jax.tree.map(lambda a, b: jnp.where(made.bad == 0, a, b), after, skipped)
-      out |= {f"discriminators/{name}": getattr(judged, name).astype(jnp.float32) for name in ("bad", "skipped")}
-    return {"generator": made, "discriminators": judged}, {"loss": value} | metrics | info | out
+      skipped, _ = apply("discriminators", against, discriminator_grads, jnp.float32(jnp.nan))
+      against = jax.tree.map(lambda a, b: jnp.where(made.bad == 0, a, b), after, skipped)
+      out |= {f"discriminators/{name}": getattr(against, name).astype(jnp.float32) for name in ("bad", "skipped")}
+    return {"generator": made, "discriminators": against}, {"loss": value} | metrics | info | out
 
   options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": fft_options()}
   if shardings is not None:
@@ -223,15 +224,15 @@ def evaluate(
 ) -> tuple[dict[str, tuple[jax.Array, jax.Array]], jax.Array]:
   """How far resynthesis is from the recordings: {name: (sum, weight)} and the audio [B, A].
 
-  "mel": mean absolute difference of log mel up to 12 kHz, by frames; "f0": of f0 in Hz, over frames
+  "mel": mean absolute difference of log mel up to half the sample rate, by frames; "f0": of f0 in Hz, over frames
   that both call voiced; "voicing": share of frames voiced in one and not in the other.
   """
   mel_BTM, lengths_B, target_BT = batch["mel_BTM"], batch["lengths_B"], batch["f0_BT"]
   rows, frames, _ = mel_BTM.shape
   c: VocoderConfig = model.config
-  wave_BA, f0_BT = resynthesise(model, params, mel_BTM, lengths_B, *draw(key, rows, frames, c.harmonics + 1))
+  wave_BA, f0_BT = resynthesise(model, params, mel_BTM, lengths_B, *draw(key, rows, frames, c))
   weight_B = lengths_B.astype(jnp.float32)
-  mel_B = losses.mel_loss(_only_valid(batch["audio_BA"], lengths_B), wave_BA, lengths_B)
+  mel_B = losses.mel_loss(_only_valid(batch["audio_BA"], lengths_B, c), wave_BA, lengths_B, c)
   valid_BT = padding_mask(lengths_B, frames)
   real_BT, made_BT = target_BT > c.voiced_threshold, f0_BT > c.voiced_threshold
   both_BT = valid_BT & real_BT & made_BT
@@ -262,5 +263,5 @@ def _total(loss_fn: Callable[..., Loss]) -> Callable[..., tuple[jax.Array, Loss]
   return call
 
 
-def _only_valid(wave_BA: jax.Array, lengths_B: jax.Array) -> jax.Array:
-  return jnp.where(padding_mask(lengths_B * HOP, wave_BA.shape[1]), wave_BA, 0)
+def _only_valid(wave_BA: jax.Array, lengths_B: jax.Array, config: VocoderConfig) -> jax.Array:
+  return jnp.where(padding_mask(lengths_B * config.samples_per_frame, wave_BA.shape[1]), wave_BA, 0)

@@ -1,7 +1,7 @@
 """HiFT: a neural source-filter vocoder with an iSTFT at the end (Li et al. 2023, arXiv:2309.09493).
 
 Mel frames give f0, f0 a harmonic source; a convolutional generator, fed with both, predicts
-the magnitude and phase of a 16-point STFT every 4 samples. 480 samples come of a mel frame.
+the magnitude and phase of a 16-point STFT every 4 samples.
 Offline batches call `Vocoder`; a stream calls its methods one by one, see `cosyjax.vocoder.chunk_vocoder`.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.audio.stft import hann_window, istft, stft
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding, take
@@ -49,16 +49,16 @@ class Generator(nn.Module):
 
     Args:
       mel_BTM: log-mel frames [B, T, M].
-      source_BA: harmonic source [B, A], A = 480 T.
+      source_BA: harmonic source [B, A], A = hop T, `samples_per_frame` being the hop.
       lengths_B: valid mel frames of each row, int32 [B].
       part: (first_B, count): only the audio of the `count` frames from frame `first_B` on is
-        wanted, A = 480 `count`. Later stages, which see less far, then leave out the rest.
+        wanted, A = hop `count`. Later stages, which see less far, then leave out the rest.
     """
-    c = self.config
+    c, hop = self.config, self.config.samples_per_frame
     # Where x begins, in its stage's frames from the first, and its lengths counted from there.
     origin_B = None if part is None else jnp.zeros_like(lengths_B)
     window = hann_window(c.n_fft)
-    parts = stft(source_BA, window, c.n_fft, c.hop, lengths_B=lengths_B * HOP)
+    parts = stft(source_BA, window, c.n_fft, c.hop, lengths_B=lengths_B * hop)
     spectrum_BKC = jnp.concatenate(parts, axis=-1).astype(self.dtype)
     frames, stages = mel_BTM.shape[1], len(c.upsample_rates)
     x_BTC = jnp.where(padding_mask(lengths_B, frames)[..., None], mel_BTM, 0).astype(self.dtype)
@@ -96,7 +96,7 @@ class Generator(nn.Module):
     real_BKF, imag_BKF = magnitude_BKF * jnp.cos(phase_BKF), magnitude_BKF * jnp.sin(phase_BKF)
     wave_BA = istft(real_BKF, imag_BKF, window, c.n_fft, c.hop, frames_B=lengths_B)
     if part is not None:
-      wave_BA = take(wave_BA, part[0] * HOP - origin_B * c.hop, part[1] * HOP)
+      wave_BA = take(wave_BA, part[0] * hop - origin_B * c.hop, part[1] * hop)
     return jnp.clip(wave_BA, -c.audio_limit, c.audio_limit)
 
   def _source(
@@ -108,7 +108,7 @@ class Generator(nn.Module):
     origin_B: jax.Array | None,
     frames: int,
   ) -> jax.Array:
-    """What the source's spectrum [B, 120 T + 1, 18] adds to one stage: `frames` frames from `origin_B` on."""
+    """What the source's spectrum [B, K, C] adds to one stage: `frames` frames from `origin_B` on."""
     c = self.config
     stride = math.prod(c.upsample_rates[stage + 1 :])
     kernel, pad = (1, 0) if stride == 1 else (2 * stride, stride // 2)
@@ -128,7 +128,7 @@ class Generator(nn.Module):
 
 
 class Vocoder(nn.Module):
-  """Mel (50 Hz) to audio (24 kHz) through f0 and harmonic source.
+  """Mel to audio through f0 and harmonic source.
 
   Attributes:
     config: sizes and constants.
@@ -151,24 +151,15 @@ class Vocoder(nn.Module):
   def source(
     self, f0_BT: jax.Array, phase_BH: jax.Array, noise_BAH: jax.Array, before_B: jax.Array | None = None
   ) -> jax.Array:
-    """Harmonic source [B, 480 T]: sines of f0 and its overtones, mixed into one signal.
+    """Harmonic source [B, A]: sines of f0 and its overtones, mixed into one signal.
 
     Args:
       f0_BT: Hz, 0 past a row's end.
       phase_BH: initial phases in cycles, H = harmonics + 1; see `request_phase_noise`.
-      noise_BAH: standard normal noise [B, 480 T, H].
+      noise_BAH: standard normal noise [B, A, H].
       before_B: where f0 continues a longer track, the sum of its `phase_steps` so far, uint32.
     """
-    c = self.config
-    sines_BAH, _ = harmonic_source(
-      f0_BT,
-      phase_BH,
-      noise_BAH,
-      amplitude=c.source_amplitude,
-      noise_scale=c.source_noise,
-      threshold=c.voiced_threshold,
-      before_B=before_B,
-    )
+    sines_BAH, _ = harmonic_source(f0_BT, phase_BH, noise_BAH, self.config, before_B=before_B)
     return jnp.tanh(self.harmonic_mix(sines_BAH)[..., 0])
 
   def generate(
@@ -178,16 +169,16 @@ class Vocoder(nn.Module):
     lengths_B: jax.Array,
     part: tuple[jax.Array, int] | None = None,
   ) -> jax.Array:
-    """Audio [B, 480 T] of mel [B, T, M] and source [B, 480 T], 0 past each row's end.
+    """Audio [B, A] of mel [B, T, M] and source [B, A], 0 past each row's end.
 
-    With `part`, (first_B, count), the audio of `count` frames from frame `first_B` on: [B, 480 count].
+    With `part`, (first_B, count), the audio of `count` frames from frame `first_B` on.
     """
     return self.generator(mel_BTM, source_BA, lengths_B, part)
 
   def __call__(
     self, mel_BTM: jax.Array, lengths_B: jax.Array, phase_BH: jax.Array, noise_BAH: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Audio [B, 480 T] of mel [B, T, M], and {"f0": [B, T], "source": [B, 480 T]}.
+    """Audio [B, A] of mel [B, T, M], and {"f0": [B, T], "source": [B, A]}.
 
     Args:
       mel_BTM: log-mel frames.
@@ -197,11 +188,12 @@ class Vocoder(nn.Module):
     """
     f0_BT = self.f0(mel_BTM, lengths_B)
     source_BA = self.source(f0_BT, phase_BH, noise_BAH)
-    source_BA = jnp.where(padding_mask(lengths_B * HOP, source_BA.shape[1]), source_BA, 0)
+    source_BA = jnp.where(padding_mask(lengths_B * self.config.samples_per_frame, source_BA.shape[1]), source_BA, 0)
     return self.generate(mel_BTM, source_BA, lengths_B), {"f0": f0_BT, "source": source_BA}
 
 
 def init_arguments(config: VocoderConfig, frames: int = 8) -> tuple[jax.Array, ...]:
   """Arguments of a small call that creates every parameter: `Vocoder(config).init(key, *init_arguments(config))`."""
   H, lengths_1 = config.harmonics + 1, jnp.full((1,), frames, jnp.int32)
-  return jnp.zeros((1, frames, config.mel_bins)), lengths_1, jnp.zeros((1, H)), jnp.zeros((1, frames * HOP, H))
+  noise_1AH = jnp.zeros((1, frames * config.samples_per_frame, H))
+  return jnp.zeros((1, frames, config.mel_bins)), lengths_1, jnp.zeros((1, H)), noise_1AH

@@ -11,12 +11,12 @@ import numpy as np
 
 from cosyjax.audio.stft import reflect_pad, stft
 from cosyjax.audio.tables import hann_window, slaney_filters
-from cosyjax.config import HOP, SAMPLE_RATE
+from cosyjax.config import VocoderConfig
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.discriminators import Features, Scores
 
 TAU = 0.04  # see `relativistic_loss`
-MEL_SCALES = ((1920, 80),)  # points of the transform and mel bins: the frames of `cosyjax.audio.spectra.mel_24k`
+MEL_SCALES = ((1920, 80),)  # points of the transform and mel bins: the frames of CosyVoice 2's mel
 
 
 def discriminator_loss(real: Scores, fake: Scores) -> jax.Array:
@@ -64,35 +64,40 @@ def relativistic_loss(high: Scores, low: Scores, tau: float = TAU) -> jax.Array:
 
 
 def mel_loss(
-  real_BA: jax.Array, fake_BA: jax.Array, lengths_B: jax.Array, scales: tuple[tuple[int, int], ...] = MEL_SCALES
+  real_BA: jax.Array,
+  fake_BA: jax.Array,
+  lengths_B: jax.Array,
+  config: VocoderConfig,
+  scales: tuple[tuple[int, int], ...] = MEL_SCALES,
 ) -> jax.Array:
-  """Mean absolute difference of log mel up to 12 kHz, summed over `scales`; [B].
+  """Mean absolute difference of log mel up to half the sample rate, summed over `scales`; [B].
 
   Args:
-    real_BA, fake_BA: audio at 24 kHz, both 0 past a row's end.
-    lengths_B: valid mel frames (480 samples) of each row; 0 gives a loss of 0.
+    real_BA, fake_BA: audio, both 0 past a row's end.
+    lengths_B: valid mel frames of each row; 0 gives a loss of 0.
+    config: gives the rates.
     scales: pairs of transform points, a multiple of 4, and mel bins. Several of them let short
       windows see transients and long ones pitch.
   """
-  total_B = jnp.zeros(real_BA.shape[0])
+  total_B, rate = jnp.zeros(real_BA.shape[0]), config.sample_rate
   for n_fft, bins in scales:
-    gap_BTM = jnp.abs(log_mel(real_BA, n_fft, bins) - log_mel(fake_BA, n_fft, bins))
-    frames_B = lengths_B * HOP * 4 // n_fft
+    gap_BTM = jnp.abs(log_mel(real_BA, n_fft, bins, rate) - log_mel(fake_BA, n_fft, bins, rate))
+    frames_B = lengths_B * config.samples_per_frame * 4 // n_fft
     gap_BT = jnp.where(padding_mask(frames_B, gap_BTM.shape[1]), jnp.mean(gap_BTM, axis=-1), 0.0)
     total_B += jnp.sum(gap_BT, axis=1) / jnp.maximum(frames_B, 1)
   return total_B
 
 
-def log_mel(wave_BA: jax.Array, n_fft: int, bins: int) -> jax.Array:
-  """Log mel [B, 4 A // n_fft, bins] of 24 kHz audio up to 12 kHz, a frame every quarter of a window.
+def log_mel(wave_BA: jax.Array, n_fft: int, bins: int, sample_rate: int) -> jax.Array:
+  """Log mel [B, 4 A // n_fft, bins] of audio up to half its rate, a frame every quarter of a window.
 
-  `mel_24k(..., fmax=None)` for 1920 points and 80 bins, but that a row's end is the array's.
+  `cosyjax.audio.mel_spectrogram` without `fmax` for that window and hop, but that a row's end is the array's.
   """
   hop = n_fft // 4
   wave_BA = reflect_pad(wave_BA.astype(jnp.float32), (n_fft - hop) // 2)
   real_BTC, imag_BTC = stft(wave_BA, hann_window(n_fft), n_fft, hop, center=False)
   amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + np.float32(1e-9))
-  filters_CM = slaney_filters(SAMPLE_RATE, n_fft, bins)
+  filters_CM = slaney_filters(sample_rate, n_fft, bins)
   mel_BTM = jnp.dot(amplitude_BTC, filters_CM, precision=jax.lax.Precision.HIGHEST)
   return jnp.log(jnp.maximum(mel_BTM, 1e-5))
 

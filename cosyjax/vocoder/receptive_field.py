@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 
-from cosyjax.config import HOP, VocoderConfig
+from cosyjax.config import VocoderConfig
 from cosyjax.vocoder.f0 import LAYERS
 
 
@@ -24,12 +24,14 @@ class Reach:
     stages: (before, after) in frames of each upsampling stage's output, in its own rate; for
       the last stage in frames of the STFT.
     f0: frames on either side that one value of f0 is made of.
+    hop: samples of a mel frame.
   """
 
   mel: tuple[int, int]
   source: tuple[int, int]
   stages: tuple[tuple[int, int], ...]
   f0: int
+  hop: int
 
   @property
   def context(self) -> int:
@@ -37,7 +39,7 @@ class Reach:
 
     The phase in the first half of a frame needs the frame before; hence half a frame more.
     """
-    return max(self.mel[0], (self.source[0] + HOP // 2 - 1) // HOP + 1)
+    return max(self.mel[0], (self.source[0] + self.hop // 2 - 1) // self.hop + 1)
 
   @property
   def look_ahead(self) -> int:
@@ -46,16 +48,16 @@ class Reach:
     The source waits longest: the second half of a frame runs at the next frame's frequency,
     and f0 is made of frames on either side.
     """
-    return max(self.mel[1], (HOP - 1 + self.source[1] + HOP // 2) // HOP + self.f0)
+    return max(self.mel[1], (self.hop - 1 + self.source[1] + self.hop // 2) // self.hop + self.f0)
 
 
 @functools.lru_cache
 def reach(config: VocoderConfig) -> Reach:
   """Reach of the network that `config` describes."""
   c = config
-  half = c.n_fft // 2
+  half, hop = c.n_fft // 2, c.samples_per_frame
   # Frame k of the inverse STFT covers samples hop k - half + 1 .. hop k + half - 1: a Hann window begins with a zero.
-  first, last = math.ceil((1 - half) / c.hop), (HOP - 1 + half - 1) // c.hop
+  first, last = math.ceil((1 - half) / c.hop), (hop - 1 + half - 1) // c.hop
   first, last = first - 3, last + 3  # the last convolution
   stages, spectrum = [], [0, 0]
   count = len(c.upsample_rates)
@@ -77,9 +79,10 @@ def reach(config: VocoderConfig) -> Reach:
   widths = [math.prod(c.upsample_rates[: i + 1]) for i in range(count)]
   return Reach(
     mel=(-first, last),
-    source=(-samples[0], samples[1] - HOP + 1),
+    source=(-samples[0], samples[1] - hop + 1),
     stages=tuple((-a, b - width + 1) for (a, b), width in zip(reversed(stages), widths, strict=True)),
     f0=LAYERS,
+    hop=hop,
   )
 
 

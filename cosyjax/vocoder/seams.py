@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cosyjax.config import SAMPLE_RATE
-
-NEIGHBOURHOOD = SAMPLE_RATE // 50  # samples on either side that a border is compared with: 20 ms
+NEIGHBOURHOOD = 480  # samples on either side that a border is compared with: 20 ms at 24 kHz
 
 
 def seam_ratios(wave_A: np.ndarray, packets: Sequence[int], neighbourhood: int = NEIGHBOURHOOD) -> np.ndarray:

@@ -1,13 +1,13 @@
 """What a frame reads of the frames before it: nothing in a whole sequence, a cache in a stream.
 
 Modules look back in two ways. A convolution reads the last few frames of its input; attention
-reads the keys and values of all frames so far. Where a module does either, it asks `past`:
+reads the keys and values of all frames so far. Where a module does either, it asks `cache`:
 
-    x_BTC = past.pad(self, x_BTC, frames)       # frames that stand before the first one
-    k, v = past.keys(self, k_BTNH, v_BTNH)      # all that attention may look at
-    mask = past.mask(blocks_BT)                 # and which of it each query sees
+    x_BTC = cache.pad(self, x_BTC, frames)       # frames that stand before the first one
+    k, v = cache.keys(self, k_BTNH, v_BTNH)      # all that attention may look at
+    mask = cache.mask(blocks_BT)                 # and which of it each query sees
 
-`NoPast` answers for a sequence that starts with its input. `Past` answers for a part of a
+`NoCache` answers for a sequence that starts with its input. `ChunkCache` answers for a part of a
 stream: it holds what earlier parts left, by the path of the module that left it, and takes
 in what this part leaves for the next. So one class serves training, whole sequences and streams.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from cosyjax.layers import masks
 from cosyjax.layers.basic import left_pad
 
-Kept = dict[str, jax.Array]  # what a stream keeps, by module path and one of the words below
+Cache = dict[str, jax.Array]  # what a stream keeps, by module path and one of the words below
 
 CPU_ROWS = 16  # rows that are read one by one on CPU
 
@@ -28,7 +28,7 @@ HISTORY, KEYS, VALUES, BLOCKS = "history", "keys", "values", "blocks"
 
 
 @flax.struct.dataclass
-class NoPast:
+class NoCache:
   """The input is the whole sequence: zeros stand before it, and it attends to itself."""
 
   @property
@@ -50,24 +50,24 @@ class NoPast:
     """bool [B, T, S], True where a query may see a key."""
     return masks.block_mask(blocks_BT)
 
-  def faster(self, rate: int) -> "NoPast":
-    """The past of the same frames, each repeated `rate` times."""
+  def faster(self, rate: int) -> "NoCache":
+    """The cache of the same frames, each repeated `rate` times."""
     del rate
     return self
 
 
-NO_PAST = NoPast()
+NO_CACHE = NoCache()
 
 
-class Past:
-  """A stream's past while one part of it is computed.
+class ChunkCache:
+  """What a stream keeps while one part of it is computed.
 
   Lives as long as one `apply` is traced; what it holds afterwards goes into the next part's.
   Arrays have R rows, of which the part's b rows are `rows_b`. Keys and values are
   [R, N, S, H], histories [R, frames, C].
 
   Attributes:
-    kept: what is kept, by module. Entries that are missing start as zeros.
+    arrays: what is kept, by module. Entries that are missing start as zeros.
     lengths_b: int32, valid frames of each row of the part; a row of 0 changes nothing.
     offset_B: int32, slot of each row's first frame; the T slots from there on are written.
     key_blocks_bS: int32, block of the frame in each slot, those of this part included.
@@ -78,7 +78,7 @@ class Past:
 
   def __init__(
     self,
-    kept: Kept,
+    arrays: Cache,
     lengths_b: jax.Array,
     offset_b: jax.Array,
     key_blocks_bS: jax.Array,
@@ -86,7 +86,7 @@ class Past:
     window: int | None = None,
     pinned_bS: jax.Array | None = None,
   ) -> None:
-    self.kept, self.lengths_b, self.offset_B, self.key_blocks_bS = kept, lengths_b, offset_b, key_blocks_bS
+    self.arrays, self.lengths_b, self.offset_B, self.key_blocks_bS = arrays, lengths_b, offset_b, key_blocks_bS
     self.rows_b, self.window, self.pinned_bS = rows_b, window, pinned_bS
 
   def pad(self, module: nn.Module, x_bTC: jax.Array, frames: int) -> jax.Array:
@@ -103,11 +103,11 @@ class Past:
   def mask(self, blocks_bT: jax.Array) -> jax.Array:
     return masks.block_mask(blocks_bT, self.key_blocks_bS, window=self.window, pinned=self.pinned_bS)
 
-  def faster(self, rate: int) -> "Past":
+  def faster(self, rate: int) -> "ChunkCache":
     blocks_bS = masks.repeat_blocks(self.key_blocks_bS, rate)
     pinned_bS = None if self.pinned_bS is None else jnp.repeat(self.pinned_bS, rate, axis=-1)
     lengths_b, offset_b = rate * self.lengths_b, rate * self.offset_B
-    return Past(self.kept, lengths_b, offset_b, blocks_bS, self.rows_b, self.window, pinned_bS)
+    return ChunkCache(self.arrays, lengths_b, offset_b, blocks_bS, self.rows_b, self.window, pinned_bS)
 
   def _attended(self, module: nn.Module, word: str, new_bTNH: jax.Array) -> jax.Array:
     batch, _, heads, width = new_bTNH.shape
@@ -122,10 +122,10 @@ class Past:
 
   def _get(self, module: nn.Module, word: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     name = "/".join((*module.path, word))
-    return self.kept[name] if name in self.kept else jnp.zeros(shape, dtype)
+    return self.arrays[name] if name in self.arrays else jnp.zeros(shape, dtype)
 
   def _set(self, module: nn.Module, word: str, array: jax.Array) -> None:
-    self.kept["/".join((*module.path, word))] = array
+    self.arrays["/".join((*module.path, word))] = array
 
 
 def places(rows_b: jax.Array | None, lengths_b: jax.Array, count: int) -> jax.Array:
