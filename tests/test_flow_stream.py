@@ -385,11 +385,11 @@ def test_steps_compiled_apart_are_advance(flow, draw, whole, new):
   state, times, mels = new(), matching.schedule(STEPS), []
   for first, count in stream.cut():
     chunk, unet = stream.chunk(first, count), list(state.estimator)
-    state, guide = encode(state.replace(unet=()), np.array([2], np.int32), chunk)
+    state, guide = encode(state.replace(estimator=()), np.array([2], np.int32), chunk)
     x = chunk.noise_bTM
     for i in range(STEPS):
       unet[i], x = euler(unet[i], guide, x, times[i], times[i + 1] - times[i])
-    state = state.replace(unet=tuple(unet))
+    state = state.replace(estimator=tuple(unet))
     mels.append(x[0, : RATE * count])
   np.testing.assert_allclose(np.concatenate(mels), whole(stream), atol=1e-4)
 

@@ -136,7 +136,7 @@ def test_full_size_has_the_parameters_of_the_release():
   # a convolution leaves a bias alone, and the last one, which had neither, leaves the embedding's bias.
   config = SpeakerConfig()
   front = 13 * config.head_channels - config.head_channels  # twelve convolutions of the front
-  merged = front + config.width + sum(config.blocks) * config.growth * config.bottleneck + 512
+  merged = front + config.width + sum(config.layers) * config.growth * config.bottleneck + 512
   count = sum(leaf.size for leaf in jax.tree.leaves(_abstract(config)))
   assert count == 6_848_544 - merged + config.speaker_dim == 6_841_056
 

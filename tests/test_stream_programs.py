@@ -67,7 +67,7 @@ def from_pcm(data: bytes) -> np.ndarray:
 def packets_of(*made_and_seconds) -> list[Packet]:
   packets, start = [], 0.0
   for number, (made, seconds) in enumerate(made_and_seconds):
-    packets.append(Packet(number, np.zeros(int(24_000 * seconds), np.float32), start, f"text {number}", made))
+    packets.append(Packet(number, np.zeros(int(24_000 * seconds), np.float32), start, f"text {number}", made, 24_000))
     start += seconds
   return packets
 
