@@ -20,7 +20,7 @@ def _bounds(python: str) -> dict[str, tuple[str, str]]:
     requirement, _, marker = text.partition(";")
     if marker and not eval(marker, {}, {"python_version": python}):
       continue
-    name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", requirement.strip()).groups()
+    name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,!=[\d.]+)?,<([\d.]+)", requirement.strip()).groups()
     assert name not in out, f"{name} twice for Python {python}"
     out[name] = low, high
   return out
