@@ -69,6 +69,7 @@ def build(
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise DataError(f"{target}: expected a folder that is not there yet, or empty, for the corpus; found something")
 
+  # Not through `cosyjax.files`: the target may be a bucket's, and Beam's workers write to one name.
   part = target.parent / f".{target.name}.part"
   if part.exists():
     part.rmtree()  # left by a build that was killed
