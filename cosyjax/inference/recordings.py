@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
+from cosyjax.audio.stft import fft_options
 from cosyjax.config import SAMPLE_RATE
 from cosyjax.inference.limits import Limits
 from cosyjax.inference.loaded_model import LoadedModel
@@ -56,11 +57,11 @@ def _analyse(model: LoadedModel, wave_24k: np.ndarray, wave_16k: np.ndarray, sec
 
   params = {name: model.params[name] for name in ("speech_tokenizer", "speaker")}
   waves = *wave(wave_24k, seconds * SAMPLE_RATE), *wave(wave_16k, seconds * 16_000)
-  return model.program("voice", run)(params, *waves)
+  return model.program("voice", run, options=fft_options())(params, *waves)
 
 
 def _log_mel(model: LoadedModel, wave_16k: np.ndarray, seconds: int) -> Any:
-  program = model.program("log-mel", log_mel_16k)
+  program = model.program("log-mel", log_mel_16k, options=fft_options())
   return program(None, *wave(wave_16k, seconds * 16_000))
 
 
