@@ -31,7 +31,8 @@ class Item(Protocol):
 
   id: str
 
-  def example(self) -> dict[str, Any]: ...
+  def example(self) -> dict[str, Any]:
+    """The record that a corpus keeps of it."""
 
 
 def build(
