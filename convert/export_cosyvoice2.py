@@ -91,7 +91,7 @@ def export(directory: Path, out: Path, release: Path | None = None, formats: tup
   abstract = networks.abstract_params(config)
   read = lambda name: jax.tree.map(np.asarray, checkpoint.load_params(directory, name, abstract[name]))
   tokenizer = TextTokenizer.load(directory / "text_tokenizer")
-  notes = []
+  notes = _limits(config)
   with whole(out, directory=True) as work:
     for component, stem in STEMS.items():
       tensors = export_tensors(config, component, read(component))
@@ -141,6 +141,20 @@ def main(argv: list[str] | None = None) -> int:
   print("\n".join(notes))
   print(f"wrote {args.out} in {time.perf_counter() - start:.1f} s")
   return 0
+
+
+def _limits(config: config_lib.ModelConfig) -> list[str]:
+  """What the public code cannot build from the settings, since it writes some sizes down itself."""
+  encoder, fixed = config.flow.encoder, config_lib.FlowEncoderConfig()
+  notes = []
+  if (encoder.width, encoder.up_blocks) != (fixed.width, fixed.up_blocks):
+    notes.append(
+      f"the public code builds the flow's encoder with {fixed.width} channels and {fixed.up_blocks} upper layers,"
+      f" whatever the YAML says; this one has {encoder.width} and {encoder.up_blocks}: only changed modules load it"
+    )
+  if config.text.split_cjk:
+    notes.append("the public code does not split text ids of several Chinese characters, as this model was trained to")
+  return notes
 
 
 def _save(path: Path, tensors: Tensors) -> None:

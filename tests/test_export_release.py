@@ -86,7 +86,9 @@ def test_what_is_in_the_way_or_of_another_model(exported, converted, release, tm
   assert "expected the speaker of the model, found another" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
   assert export_cosyvoice2.main([str(other), str(tmp_path / "out"), "--formats", "pt"]) == 0
-  assert "not written: speech_tokenizer_v2.onnx, campplus.onnx" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "not written: speech_tokenizer_v2.onnx, campplus.onnx" in out
+  assert "with 512 channels and 4 upper layers, whatever the YAML says; this one has 64 and 2" in out
   assert not list((tmp_path / "out").glob("*.safetensors")) and (tmp_path / "out/llm.pt").is_file()
 
 

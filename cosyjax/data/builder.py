@@ -31,7 +31,8 @@ class Item(Protocol):
 
   id: str
 
-  def example(self) -> dict[str, Any]: ...
+  def example(self) -> dict[str, Any]:
+    """The record that a corpus keeps of it."""
 
 
 def build(
@@ -69,6 +70,7 @@ def build(
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise DataError(f"{target}: expected a folder that is not there yet, or empty, for the corpus; found something")
 
+  # Not through `cosyjax.files`: the target may be a bucket's, and Beam's workers write to one name.
   part = target.parent / f".{target.name}.part"
   if part.exists():
     part.rmtree()  # left by a build that was killed

@@ -100,10 +100,12 @@ class Batches:
 
   @property
   def shapes(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """Global shapes of every kind of batch, by field."""
     return [global_shapes(self.rows, size, length) for size, length in self.plan.shapes]
 
   @property
   def stats(self) -> dict[str, float]:
+    """Share of padding, seconds of waiting, and entries that were bad or dropped, so far."""
     padding = 1 - self._valid / self._positions if self._positions else 0.0
     return {"padding": padding, "wait_s": self._wait_s, "bad": len(self._bad), "dropped": self.plan.dropped}
 

@@ -99,10 +99,12 @@ class Program:
     compile_seconds: time spent compiling, by shape key.
   """
 
-  def __init__(self, name: str, function: Callable, donate: tuple[int, ...] = ()) -> None:
+  def __init__(
+    self, name: str, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
+  ) -> None:
     self.name = name
     self.compile_seconds: dict[Hashable, float] = {}
-    self._jitted = jax.jit(function, donate_argnums=donate)
+    self._jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
     self._traced: dict[Hashable, jax.stages.Traced] = {}  # rehearsed and not compiled yet
     self._compiled: dict[Hashable, jax.stages.Compiled] = {}
     self._results: dict[Hashable, Any] = {}  # shapes of what it returns

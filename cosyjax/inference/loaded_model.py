@@ -41,16 +41,19 @@ class LoadedModel:
     self.modules["lm"] = self.modules["lm"].clone(fused=True)
     self._programs: dict[str, Program] = {}
 
-  def program(self, name: str, function: Callable, donate: tuple[int, ...] = ()) -> Program:
+  def program(
+    self, name: str, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
+  ) -> Program:
     """The program of this name, made of `function` when it is first asked for.
 
     Args:
       name: says everything that the function does not read from its arguments.
       function: of parameters and arrays. It is kept: it must not hold a request's state.
       donate: see `jax.jit`.
+      options: of the compiler; see `jax.jit`.
     """
     if name not in self._programs:
-      self._programs.setdefault(name, Program(name, function, donate))
+      self._programs.setdefault(name, Program(name, function, donate, options))
     return self._programs[name]
 
   @property

@@ -33,6 +33,7 @@ class Packet:
 
   @property
   def seconds(self) -> float:
+    """Length of its audio."""
     return len(self.samples_A) / self.rate
 
 
@@ -56,6 +57,7 @@ class Channel:
   # The engine's side.
 
   def put(self, packet: Packet) -> None:
+    """Append a packet for the caller to take."""
     self._change(lambda: self._packets.append(packet))
 
   def end(self, error: BaseException | None = None) -> None:
@@ -83,6 +85,7 @@ class Channel:
   # The caller's side.
 
   def cancel(self) -> None:
+    """Mark the stream as one whose packets nobody takes any more."""
     with self._ready:
       if self.ended or self.cancelled:
         return
@@ -98,6 +101,7 @@ class Channel:
       return self._next()
 
   async def take_async(self) -> Packet | None:
+    """Wait for the next packet without blocking the event loop; None at the end."""
     while True:
       with self._ready:
         if self._packets or self.ended or self.cancelled:

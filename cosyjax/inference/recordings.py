@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
+from cosyjax.audio.stft import fft_options
 from cosyjax.inference.limits import Limits
 from cosyjax.inference.loaded_model import LoadedModel
 from cosyjax.inference.padding import wave
@@ -57,11 +58,12 @@ def _analyse(model: LoadedModel, wave_24k: np.ndarray, wave_16k: np.ndarray, sec
 
   params = {name: model.params[name] for name in ("speech_tokenizer", "speaker")}
   waves = *wave(wave_24k, seconds * c.audio.sample_rate), *wave(wave_16k, seconds * 16_000)
-  return model.program("voice", run)(params, *waves)
+  return model.program("voice", run, options=fft_options())(params, *waves)
 
 
 def _log_mel(model: LoadedModel, wave_16k: np.ndarray, seconds: int) -> Any:
-  program = model.program("log-mel", functools.partial(log_mel_16k, mel_bins=model.config.speech_tokenizer.mel_bins))
+  front = functools.partial(log_mel_16k, mel_bins=model.config.speech_tokenizer.mel_bins)
+  program = model.program("log-mel", front, options=fft_options())
   return program(None, *wave(wave_16k, seconds * 16_000))
 
 

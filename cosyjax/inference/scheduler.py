@@ -72,6 +72,7 @@ class Scheduler:
       raise BusyError(f"{taken}, as many as may; try again later, or give the engine more slots or a longer queue")
 
   def submit(self, live: LiveRequest) -> None:
+    """Append a request to the queue; errors are those of `check_room`."""
     with self._changed:
       self._check_room()
       self._counts["submitted"] += 1
@@ -91,11 +92,13 @@ class Scheduler:
     return future.result()
 
   def wake(self) -> None:
+    """Make the thread look through its requests once more."""
     with self._changed:
       self._woken = True
       self._changed.notify_all()
 
   def stats(self) -> Stats:
+    """Counts of requests so far, and what is running, waiting and free now."""
     with self._changed:
       return Stats(**self._counts, running=len(self._live), waiting=len(self._queue), free_slots=len(self._free))
 

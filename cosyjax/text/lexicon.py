@@ -101,6 +101,7 @@ class LexiconStream:
 
   @property
   def held(self) -> int:
+    """Characters taken and not returned yet."""
     return len(self._held)
 
   def feed(self, text: str) -> str:

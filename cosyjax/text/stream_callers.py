@@ -19,9 +19,11 @@ class PlainReader:
     self.out: list[tuple[int, str]] = []
 
   def feed(self, text: str) -> None:
+    """Put a piece of text out as it is."""
     self.out.append((TEXT, text))
 
   def tag(self, tag: str) -> None:
+    """Put a tag out."""
     self.out.append((TAG, tag))
 
   def close(self) -> None:
@@ -39,9 +41,11 @@ class SentenceReader:
 
   @property
   def held(self) -> int:
+    """Characters of the sentence that is not complete yet."""
     return len(self._held) + len(self._blank)
 
   def feed(self, text: str) -> None:
+    """Take a piece of text; sentences that it completes are put out."""
     for c in text:
       if c.isspace():
         self._blank = (self._blank + c)[:8]
@@ -54,10 +58,12 @@ class SentenceReader:
       self._blank = ""
 
   def tag(self, tag: str) -> None:
+    """Take a tag into the sentence."""
     # A tag stays in its sentence, as it does in the whole text.
     self._held, self._blank = self._held + self._blank + tag, ""
 
   def close(self) -> None:
+    """Put out what is held, as the end of the text."""
     text, self._held = self._held, ""
     if not text:
       return

@@ -40,6 +40,7 @@ class Composer:
     return unicodedata.normalize("NFC", held[: max(base, 0)])
 
   def close(self) -> str:
+    """What is still held, as the end of the text."""
     held, self._held = self._held, ""
     return unicodedata.normalize("NFC", held)
 
@@ -92,6 +93,7 @@ class TagScanner:
 
   @property
   def held(self) -> int:
+    """Characters taken and not returned yet."""
     return len(self._held)
 
   def feed(self, text: str) -> Iterator[tuple[str, bool]]:

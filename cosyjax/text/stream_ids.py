@@ -55,6 +55,7 @@ class Speaker:
 
   @property
   def held(self) -> int:
+    """Characters taken whose ids are not certain yet."""
     return len(self._buffer) + sum(len(text) for text, _ in self._lead)
 
   def taken(self) -> list[Fed]:
@@ -63,10 +64,12 @@ class Speaker:
     return [Fed(text, tuple(ids), last) for text, ids, last in out]
 
   def text(self, text: str) -> None:
+    """Take a piece of words that are read already."""
     for c in text:
       self._take(c)
 
   def tag(self, tag: str) -> None:
+    """Take a tag, which borders on the words around it."""
     if not (tag in tags.SPANS.values() and any(tags.SPANS[span] == tag for span in self._spans)):
       self._maybe_border(tag[0], "", tag=True)
     self._release()

@@ -103,6 +103,7 @@ class Reader:
 
   @property
   def held(self) -> int:
+    """Characters taken whose reading is not certain yet."""
     return len(self._held) + self._tidy.held
 
   @property
@@ -111,6 +112,7 @@ class Reader:
     return self._given if self._given != "auto" else self._counter.language(self._prompt_language)
 
   def feed(self, text: str) -> None:
+    """Take a piece of text; words whose reading is certain are put out."""
     self._held += self._blanks(text)
     while True:
       if self._place == 0 and self._plain >= 3 and not self._begins_line and self._run_of_plain():
@@ -126,6 +128,7 @@ class Reader:
         self._inside(step)
 
   def tag(self, tag: str) -> None:
+    """Take a tag: what is held before it is read as if the text ended."""
     self.close()
     before = self._tidy.tag(self.language)
     if before:

@@ -39,6 +39,7 @@ class Tidy:
 
   @property
   def held(self) -> int:
+    """Characters of the gap that waits for what follows."""
     return int(self._blank) + len(self._pause)
 
   def feed(self, text: str, language: str, ahead: str = "") -> str:
