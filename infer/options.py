@@ -2,20 +2,25 @@
 
 import argparse
 import dataclasses
+import functools
+import itertools
 import logging
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cosyjax import checkpoint
 from cosyjax import config as config_lib
 from cosyjax.errors import AudioError, CosyError, OutputError
 from cosyjax.inference.compilation import enable_cache
 from cosyjax.inference.requests import MODES, SAMPLERS, Request
 from cosyjax.inference.synthesizer import Synthesizer, load, random_model
 from cosyjax.inference.voice import Voice
-from cosyjax.text.language import LANGUAGES
+from cosyjax.text import Fed, Lexicon, TextStream, TextTokenizer, prepare, tiny_tokenizer_dir
+from cosyjax.text.language import LANGUAGES, detect_language
 from cosyjax.version import __version__
 
 REQUEST_FIELDS = [field.name for field in dataclasses.fields(Request) if field.name not in ("text", "voice")]
@@ -43,6 +48,9 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--language", default="auto", choices=LANGUAGES, help="how the text is read; found out by default"
   )
+  parser.add_argument(
+    "--lexicon", metavar="FILE", type=Path, help="words to say in the place of words: 'SQL => sequel', one a line"
+  )
   parser.add_argument("--sampler", choices=SAMPLERS, help="how speech tokens are drawn")
   parser.add_argument("--temperature", type=float, help="of the distribution of speech tokens")
   parser.add_argument("--top-p", type=float, help="probability of the nucleus")
@@ -55,7 +63,54 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
   """The fields of a request that flags give."""
-  return {name: getattr(args, name) for name in REQUEST_FIELDS}
+  fields = {name: getattr(args, name) for name in REQUEST_FIELDS}
+  return fields | {"lexicon": _lexicon(args.lexicon) if args.lexicon else None}
+
+
+@functools.cache
+def _lexicon(path: Path) -> Lexicon:
+  return Lexicon.load(path)
+
+
+def add_dry_run_flag(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--dry-run", action="store_true", help="print each segment as it will be read, and its ids")
+
+
+def dry_run(args: argparse.Namespace, text: str | Iterable[bytes], voice: str | None, prompt_text: str) -> None:
+  """Prints each segment of a text as it will be read, and its ids; no weights are loaded.
+
+  Args:
+    args: of a program with the model's and a request's flags.
+    text: known, or bytes that arrive; then the segments are those of a stream.
+    voice, prompt_text: whose transcript says how digits alone are read.
+
+  Raises:
+    TextError: it cannot be spoken.
+  """
+  config = config_lib.PRESETS[args.preset]() if args.preset else checkpoint.load_config(args.model)
+  directory = tiny_tokenizer_dir() if args.preset else args.model / "text_tokenizer"
+  tokenizer = TextTokenizer.load(directory, split_cjk=config.text.split_cjk)
+  spoken_before = Voice.load(voice).transcript if voice else prompt_text
+  chosen = {"language": args.language, "prompt_language": detect_language(spoken_before)}
+  chosen["lexicon"] = asked(args)["lexicon"]
+  if isinstance(text, str):
+    for piece in prepare(text, tokenizer, config.text, **chosen):
+      _print_segment(piece.text, piece.ids)
+    return
+  stream, words, ids = TextStream(tokenizer, config.text, **chosen), "", []
+  for fed in itertools.chain(itertools.chain.from_iterable(map(stream.push, text)), _closed(stream)):
+    words, ids = words + fed.text, [*ids, *fed.ids]
+    if fed.last:
+      _print_segment(words, ids)
+      words, ids = "", []
+
+
+def _closed(stream: TextStream) -> Iterator[Fed]:
+  yield from stream.close()
+
+
+def _print_segment(text: str, ids: Sequence[int]) -> None:
+  print(f"{text}\t{' '.join(map(str, ids))}", flush=True)
 
 
 def open_model(args: argparse.Namespace) -> Synthesizer:

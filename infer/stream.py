@@ -54,18 +54,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     "--text-file", metavar="FILE", help="UTF-8 text, spoken as it arrives; standard input if left out, or -"
   )
   parser.add_argument("--whole", action="store_true", help="read the text to its end before the first word")
-  parser.add_argument("--out", required=True, help=".wav or .flac file, or - for samples on standard output")
+  parser.add_argument("--out", help=".wav or .flac file, or - for samples on standard output")
   parser.add_argument("--raw", action="store_true", help="--out is a file (or pipe) of samples without a header")
   parser.add_argument("--voice", metavar="FILE", help="a saved voice")
   parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
   parser.add_argument("--prompt-text", default="", help="what the prompt says")
   options.add_request_flags(parser)
+  options.add_dry_run_flag(parser)
   add_engine_flags(parser)
   parser.add_argument("--warm-up", action="store_true", help="compile all that --seconds may need before reading text")
   parser.add_argument("--timeline", metavar="FILE", type=Path, help="draw the packets to a PNG file")
   parser.add_argument("--json", metavar="FILE", type=Path, help="write the timeline's figures to this file")
   parser.add_argument("--memory", action="store_true", help="say what the caches take on the device")
   args = parser.parse_args(argv)
+  if not args.out and not args.dry_run:
+    parser.error("--out is needed")
   if args.window < 1 or not args.seconds > 0:
     parser.error("--window is at least 1, --seconds above 0")
   return args
@@ -181,6 +184,9 @@ def report(engine: Engine, heard: Timeline, args: argparse.Namespace, **more: An
 
 def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
+  if args.dry_run:
+    options.dry_run(args, open_text(args), args.voice, args.prompt_text)
+    return 0
   sink = open_sink(args.out, args.raw)
   for path in (args.json, args.timeline):
     options.check_folder(path)

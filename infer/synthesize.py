@@ -4,6 +4,7 @@
   python -m infer.synthesize --model DIR --text-file book.txt --voice anna.voice --out book.wav
   python -m infer.synthesize --model DIR --source-wav speech.wav --voice anna.voice --out same-in-anna.wav
   python -m infer.synthesize --model DIR --jobs requests.jsonl --max-batch 8
+  python -m infer.synthesize --model DIR --text-file book.txt --dry-run   (segments as they will be read, and ids)
 
 A line of a jobs file is an object: `text` and `out`, and any of `voice`, `prompt_wav`,
 `prompt_text`, `mode`, `instruction`, `speed`, `seed`, `temperature`, ...; what is left out is taken from
@@ -86,10 +87,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
   parser.add_argument("--prompt-text", default="", help="what the prompt says")
   options.add_request_flags(parser)
+  options.add_dry_run_flag(parser)
   parser.add_argument("--max-batch", type=int, default=8, help="jobs computed together")
   args = parser.parse_args(argv)
-  if not args.jobs and not args.out:
+  if not args.jobs and not args.out and not args.dry_run:
     parser.error("--out is needed")
+  if args.dry_run and args.source_wav:
+    parser.error("--dry-run shows text; --source-wav has none")
   if args.max_batch < 1:
     parser.error("--max-batch is at least 1")
   return args
@@ -182,6 +186,12 @@ def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
   jobs = read_jobs(args.jobs, args) if args.jobs else None
   text = read_text(args.text_file) if args.text_file else args.text
+  if args.dry_run:
+    for job in jobs or [None]:
+      own = (job.text, job.voice, job.prompt_text) if job else (text, args.voice, args.prompt_text)
+      language = argparse.Namespace(**{**vars(args), "language": job.options["language"]}) if job else args
+      options.dry_run(language, *own)
+    return 0
   for target in [job.out for job in jobs] if jobs else [args.out]:
     check_target(target)
   model = options.open_model(args)

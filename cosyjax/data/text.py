@@ -21,6 +21,7 @@ from cosyjax.text import TextTokenizer, prepare, tags
 from cosyjax.text.frontend import clean
 
 RECIPE = 1  # counts changes of what transcript ids are
+READING = 2  # counts changes of how numbers and signs are read out
 SPEAKER_TAGS = ("", "speaker", "unknown")
 _WHOLE = TextConfig(normalise=False, min_tokens=1 << 30, max_tokens=1 << 30, merge_tokens=0)
 
@@ -81,5 +82,5 @@ def fingerprint(tokenizer: TextTokenizer, normalise: bool = False) -> str:
   with tempfile.TemporaryDirectory() as folder:
     tokenizer.save(folder)
     digest = hashlib.blake2b((Path(folder) / "tokenizer.json").read_bytes(), digest_size=16)
-  digest.update(bytes([RECIPE, tokenizer.split_cjk, normalise]))
+  digest.update(bytes([RECIPE, tokenizer.split_cjk, READING if normalise else 0]))
   return digest.hexdigest()

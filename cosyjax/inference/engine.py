@@ -23,14 +23,14 @@ from cosyjax.inference.schedule import Schedule
 from cosyjax.inference.scheduler import Scheduler, Stats
 from cosyjax.inference.slots import DeviceSlots
 from cosyjax.inference.synthesizer import Synthesizer
-from cosyjax.inference.text_source import Inbox, read
+from cosyjax.inference.text_source import Inbox, read, whole_text
 from cosyjax.inference.voice import Voice
 from cosyjax.lm.interleave import Interleaver, KnownText
 from cosyjax.text.incremental import TextStream
 
 HISTORIES = ("full", "window")
 
-Text = str | Iterable[str | bytes] | AsyncIterable[str | bytes]
+Text = str | bytes | Iterable[str | bytes | None] | AsyncIterable[str | bytes | None]
 
 
 class Engine:
@@ -102,9 +102,10 @@ class Engine:
     """Speaks `text` in `voice`; audio comes while it is made.
 
     Args:
-      text: a string is text known as a whole, and its tokens are those of `synthesize`. An
-        iterable, or inside a running event loop an async iterable, of `str` or UTF-8 `bytes` is
-        text that arrives; `cosyjax.text.incremental` says when it becomes tokens.
+      text: a string, or UTF-8 `bytes`, is text known as a whole, and its tokens are those of
+        `synthesize`. An iterable, or inside a running event loop an async iterable, of `str` or UTF-8
+        `bytes` is text that arrives; `cosyjax.text.incremental` says when it becomes tokens. A piece
+        that is None is skipped.
       voice: whose first use computes its prompt's past, see `prepare`.
       schedule: instead of the engine's.
       **options: fields of `Request`: seed, instruction, mode, speed, temperature, ...
@@ -114,11 +115,13 @@ class Engine:
 
     Raises:
       TextError: the text, a string, cannot be spoken. For text that arrives the stream raises it.
-      ConfigError: an option is out of range, the mode does not fit the voice, or the schedule the engine.
+      ConfigError: no text at all (a dict, a set, a number), an option is out of range, the mode does not fit
+        the voice, or the schedule the engine.
       BusyError: all slots are taken and the queue is full; nothing was started.
       EngineError: the engine is closed.
     """
     self._scheduler.check_room()
+    text = whole_text(text) if isinstance(text, (str, bytes, bytearray)) else text
     config, known = self.model.config, isinstance(text, str)
     asked = Request(text if known else "", voice, **options)
     request = asked.resolved(config)
@@ -139,7 +142,7 @@ class Engine:
       prompt_ids, prompt_U = self.model.lm_prompt(asked)
       inbox = Inbox(self._scheduler.wake)
       new = lambda number: segment(number, Interleaver(config.lm, prompt_ids, prompt_U))
-      stream = TextStream(self.model.text_tokenizer, config.text, language=request.language)
+      stream = TextStream(self.model.text_tokenizer, config.text, **asked.reading)
       start = read(text, stream, inbox, channel)
       self._scheduler.submit(LiveRequest(request, channel, config.audio.sample_rate, inbox, new))
       start()

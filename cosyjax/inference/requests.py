@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
 from cosyjax.inference.voice import Voice
 from cosyjax.lm.sampling import CANDIDATES
-from cosyjax.text.language import LANGUAGES
+from cosyjax.text.language import LANGUAGES, detect_language
+from cosyjax.text.lexicon import Lexicon
 
 MODES = ("zero_shot", "cross_lingual", "instruct", "speaker")
 SAMPLERS = ("repetition_aware", "nucleus", "greedy")
@@ -40,7 +42,9 @@ class Request:
       library, so the text never needs that tag.
     mode: one of `MODES`, or None to take what voice and instruction allow (see `resolve_mode`).
     speed: 1 as the model speaks, 2 twice as fast; pitch is kept.
-    language: how the text is read: "en", "zh", "other", or "auto", which finds out.
+    language: how the text is read: "en", "zh", "other", or "auto", which finds out; digits and signs
+      alone are then read in the language of the voice's transcript.
+    lexicon: words of the caller's to put in the place of words, after reading.
     sampler: one of `SAMPLERS`: nucleus sampling that replaces what repeats (the model's way), nucleus
       sampling alone, or the likeliest token.
     temperature: above 1 flattens the distribution of speech tokens, below 1 sharpens it.
@@ -58,6 +62,7 @@ class Request:
   mode: str | None = None
   speed: float = 1.0
   language: str = "auto"
+  lexicon: Lexicon | None = None
   sampler: str | None = None
   temperature: float | None = None
   top_p: float | None = None
@@ -66,6 +71,12 @@ class Request:
   repeat_rate: float | None = None
   flow_steps: int | None = None
   guidance: float | None = None
+
+  @property
+  def reading(self) -> dict[str, Any]:
+    """What the text front end has to know: arguments of `cosyjax.text.prepare` and `TextStream`."""
+    prompt_language = detect_language(self.voice.transcript)
+    return {"language": self.language, "prompt_language": prompt_language, "lexicon": self.lexicon}
 
   def resolved(self, config: config_lib.ModelConfig) -> "Request":
     """The same request with nothing left open: mode and defaults filled in, the voice as the flow sees it.
@@ -155,6 +166,8 @@ def resolve_mode(request: Request) -> str:
       raise ConfigError(f"{name}: expected {low} .. {high}, found {value}")
   if request.language not in LANGUAGES:
     raise ConfigError(f"language: expected one of {LANGUAGES}, found {request.language!r}")
+  if request.lexicon is not None and not isinstance(request.lexicon, Lexicon):
+    raise ConfigError(f"lexicon: expected a cosyjax.text.Lexicon, found {type(request.lexicon).__name__}")
   if request.sampler is not None and request.sampler not in SAMPLERS:
     raise ConfigError(f"sampler: expected one of {SAMPLERS}, found {request.sampler!r}")
   if mode is None:

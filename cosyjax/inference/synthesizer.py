@@ -23,6 +23,7 @@ from cosyjax.inference.limits import Limits
 from cosyjax.inference.loaded_model import LoadedModel
 from cosyjax.inference.padding import Progress
 from cosyjax.inference.requests import Request, Segment, Speech, resolve_mode
+from cosyjax.inference.text_source import whole_text
 from cosyjax.inference.voice import Voice, voice_versions
 from cosyjax.lm.interleave import KnownText
 from cosyjax.text import TextTokenizer, prepare, tiny_tokenizer_dir
@@ -109,12 +110,12 @@ class Synthesizer:
 
   # Speech.
 
-  def synthesize(self, text: str, voice: Voice, *, progress: Progress | None = None, **options: Any) -> Speech:
-    """Speaks `text` in `voice`. Options are the fields of `Request`: seed, instruction, mode, speed, ...
+  def synthesize(self, text: str | bytes, voice: Voice, *, progress: Progress | None = None, **options: Any) -> Speech:
+    """Speaks `text` (bytes are UTF-8) in `voice`. Options are the fields of `Request`: seed, mode, speed, ...
 
     Raises:
       TextError: empty, unspeakable or over-long text, or control tags in it.
-      ConfigError: the mode does not fit the voice, or an option is out of range.
+      ConfigError: no text at all, the mode does not fit the voice, or an option is out of range.
     """
     return self.batch([Request(text, voice, **options)], progress=progress)[0]
 
@@ -173,7 +174,7 @@ class Synthesizer:
     if self.text_tokenizer is None:
       raise ConfigError("this model has no text tokenizer, so it cannot read text")
     prompt_ids, prompt_U = self.lm_prompt(request)
-    segments = prepare(request.text, self.text_tokenizer, self.config.text, language=request.language)
+    segments = prepare(whole_text(request.text), self.text_tokenizer, self.config.text, **request.reading)
     return [(s.text, KnownText.of(self.config.lm, prompt_ids, s.ids, prompt_U)) for s in segments]
 
   def lm_prompt(self, request: Request) -> tuple[list[int], np.ndarray]:

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence, Set
+from typing import Any
 
-from cosyjax.errors import ConfigError
+from cosyjax.errors import ConfigError, TextError
 from cosyjax.inference.packets import Channel
 from cosyjax.text.incremental import Fed, TextStream
 
@@ -58,15 +59,37 @@ class Inbox:
       return items, self._closed
 
 
+def whole_text(text: Any) -> str:
+  """A text known as a whole: a string, or bytes in UTF-8.
+
+  Raises:
+    TextError: the bytes are not UTF-8.
+    ConfigError: anything else.
+  """
+  if isinstance(text, str):
+    return text
+  if not isinstance(text, (bytes, bytearray)):
+    raise ConfigError(f"text: expected a string or UTF-8 bytes, found {type(text).__name__}")
+  try:
+    return bytes(text).decode("utf-8")
+  except UnicodeDecodeError as error:
+    raise TextError(f"text: byte {error.start} is not UTF-8 ({error.reason}); expected text in UTF-8") from None
+
+
 def read(
-  text: Iterable[str | bytes] | AsyncIterable[str | bytes], stream: TextStream, inbox: Inbox, channel: Channel
+  text: Iterable[str | bytes | None] | AsyncIterable[str | bytes | None],
+  stream: TextStream,
+  inbox: Inbox,
+  channel: Channel,
 ) -> Callable[[], None]:
   """Prepares to read `text` into `inbox`; the function returned starts it.
 
-  A request that ends early is noticed at the next piece: an iterable cannot be interrupted.
+  A piece that is None is skipped. A request that ends early is noticed at the next piece: an
+  iterable cannot be interrupted.
 
   Raises:
-    ConfigError: not an iterable, or an async one outside a running event loop.
+    ConfigError: not an iterable, one without an order (a set, a dict), or an async one outside a
+      running event loop.
   """
   if isinstance(text, AsyncIterable):
     try:
@@ -81,6 +104,8 @@ def read(
         async for piece in text:
           if channel.over:
             return
+          if piece is None:
+            continue
           inbox.put(stream.push(piece))
           while inbox.full and not channel.over:
             await asyncio.sleep(PAUSE)
@@ -96,7 +121,7 @@ def read(
       channel.keep = task  # the loop holds tasks weakly
 
     return start
-  if not isinstance(text, Iterable):
+  if not isinstance(text, Iterable) or isinstance(text, (Mapping, Set)):
     raise ConfigError(f"text: expected a string or an iterable of pieces, found {type(text).__name__}")
 
   def run_thread() -> None:
@@ -104,6 +129,8 @@ def read(
       for piece in text:
         if channel.over:
           return
+        if piece is None:
+          continue
         inbox.put(stream.push(piece))
         while inbox.full and not channel.over:
           time.sleep(PAUSE)

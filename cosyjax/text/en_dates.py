@@ -4,7 +4,7 @@ import re
 
 from cosyjax.text.en_numbers import TO, cardinal, ordinal, plural, short_year, year
 from cosyjax.text.en_times import clock_words
-from cosyjax.text.rules import DIGITS, FOUR, MONTH, Rule, any_of
+from cosyjax.text.rules import DIGITS, FOUR, MONTH, Rule, any_of, before
 
 MONTHS = (
   "January",
@@ -34,7 +34,8 @@ _LIKELY = r"(?:1[5-9]|20)[0-9]{2}"  # a year even where nothing but a prepositio
 _ZONES = r"(Z|UTC|GMT|[-+][0-9]{2}:?[0-9]{2})?(?![0-9A-Za-z:])"
 _WHEN = (
   "[Ii]n|[Ss]ince|[Uu]ntil|[Tt]ill|[Bb]y|[Ff]rom|[Bb]efore|[Aa]fter|[Dd]uring|[Cc]irca|[Yy]ear|[Ee]arly|[Mm]id|[Ll]ate|"
-  r"[Ss]pring|[Ss]ummer|[Aa]utumn|[Ff]all|[Ww]inter|[Cc]opyright|©|Q[1-4]|of|al\.|" + "|".join(MONTHS)
+  r"[Ss]pring|[Ss]ummer|[Aa]utumn|[Ff]all|[Ww]inter|[Cc]opyright|[Ff]ounded|[Ee]stablished|[Bb]orn|[Dd]ied|[Rr]eleased"
+  r"|[Pp]ublished|[Ee]st\.|ca?\.|©|Q[1-4]|of|al\.|" + "|".join(MONTHS)
 )
 
 
@@ -293,8 +294,8 @@ RULES = (
   ),
   Rule(
     "year so called",
-    rf"(?<=[Yy]ear\s)({_YEAR})(?![0-9.,]?[0-9])",
-    lambda m: year(m[1]),
+    rf"(?<=\s)({_YEAR})(?![0-9.,]?[0-9])",
+    lambda m: year(m[1]) if re.search(r"[Yy]ear(?: was| is| of|:)?\s$", before(m)) else m.group(),
     (("the year 1066", "the year ten sixty-six"),),
     (DIGITS, FOUR),
   ),

@@ -34,9 +34,11 @@ _STATES = (
 def _cued(m: re.Match) -> str:
   """Rooms and flights of up to three digits as people say them: one oh one, two twenty."""
   cue, letters, number = before(m, 48), m[2], m[3]
+  if letters and not _CUE.search(cue) and _CUE.search(cue + letters):  # "PIN 4821", "ID 123"
+    return letters + dialled(number)
   if not _CUE.search(cue):
     return m.group()
-  lead = ("number " if m[1] else "") + (" ".join(letters.strip("-")) + " " if letters else "")
+  lead = ("number " if m[1] else "") + (" ".join(letters.strip("- ")) + " " if letters else "")
   if _SHORT.search(cue) and len(number) <= 4 and number.isdigit():
     return lead + number_name(number)
   return lead + dialled(number)
@@ -104,7 +106,7 @@ RULES = (
   ),
   Rule(
     "telephone with a zero",
-    r"(?<![0-9A-Za-z.,$-])(?<![0-9] )(?:\(0[0-9]{2,4}\) ?|0[0-9]{2,5}[ -])[0-9]{3,4}(?:[ -]?[0-9]{3,4})?(?![0-9:])",
+    r"(?<![0-9A-Za-z.,$-])(?<![0-9] )(?:\(0[0-9]{2,4}\) ?|0[0-9]{2,5}[ -])[0-9]{2,4}(?:[ -]?[0-9]{2,4})?(?![0-9:])",
     lambda m: dialled(m.group()),
     (("or 0800 123 456", "or zero eight zero zero, one two three, four five six"),),
     (DIGITS, THREE),
@@ -125,7 +127,7 @@ RULES = (
   ),
   Rule(
     "code after a cue",
-    r"(?<![0-9A-Za-z.,$#-])(#\s?)?([A-Z]{1,3}-?)?([0-9]{3,15}(?:[ -][0-9]{3,4}){0,3})"
+    r"(?<![0-9A-Za-z.,$#-])(#\s?)?([A-Z]{1,3}[- ]?)?([0-9]{3,15}(?:[ -][0-9]{3,4}){0,3})"
     r"(?![0-9]|[.,:/-][0-9]|[A-Za-z%]|\s?(?:people|users|times|dollars|items|words|pieces|copies|units|minutes|seconds"
     r"|hours|days|votes"
     r"|percent|million|thousand|billion|kg|km|lines|calories|points)\b)",
@@ -159,6 +161,19 @@ RULES = (
     lambda m: f"{m[1]} {number_name(m[2])}",
     (("an F-150 truck", "an F one fifty truck"),),
     (DIGITS, THREE, "-"),
+  ),
+  Rule(
+    "lines of a screen",
+    r"(?<![0-9A-Za-z.])(360|480|720|1080|1440|2160|4320)([pi])(?![A-Za-z0-9])",
+    lambda m: f"{number_name(m[1])} {m[2]}",
+    (("1080p", "ten eighty p"),),
+    (DIGITS, "pi"),
+  ),
+  Rule(
+    "roads",
+    r"(?<![0-9A-Za-z.])([1-9][0-9]{1,2})(?=\s(?:[Ff]reeway|[Hh]ighway|[Ee]xpressway|[Ii]nterstate)\b)",
+    lambda m: number_name(m[1]),
+    (("the 101 freeway", "the one oh one freeway"),),
   ),
   Rule(
     "planes",

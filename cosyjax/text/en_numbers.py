@@ -123,7 +123,9 @@ _SCREEN = re.compile(
 
 def _scaled(m: re.Match) -> str:
   """5k, 2.5M; 4K of a screen is its name."""
-  if m[1] in ("4", "8", "2", "5", "10") and m[2] in "Kk" and _SCREEN.match(after(m)):
+  if (m[1] in ("4", "8", "2", "5", "10") and m[2] in "Kk" and _SCREEN.match(after(m))) or (
+    m.group() in ("4K", "8K") and not re.match(r"\+|\s?[a-z×x]", after(m))
+  ):
     return f"{quantity(m[1])} K"
   return f"{quantity(m[1])} {power_name(m[2])}"
 

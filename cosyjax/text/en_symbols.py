@@ -19,6 +19,7 @@ _JOINED = {
 _BEFORE = {"<": "less than", ">": "more than", "≥": "greater than or equal to", ">=": "greater than or equal to",
            "≤": "less than or equal to", "<=": "less than or equal to", "≈": "about", "~": "about",
            "±": "plus or minus"}  # fmt: skip
+_ABOUT = re.compile(r"(?:about|approximately|around|roughly|approx\.)\s$")
 _GREEK = {
   "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
   "λ": "lambda",
@@ -157,6 +158,7 @@ POWERS = (
 )
 
 SUMS = (
+  Rule("plus or minus in signs", r"\+/-", lambda m: "±", (("5 +/- 1", "five plus or minus one"),), ("+", "-")),
   Rule(
     "difference",
     r"(?<=[0-9)])\s?-\s?(?=[0-9.]{1,15}\s?=)",
@@ -171,7 +173,7 @@ COMPARED = (
     "sign before anything read",
     r"(?<![0-9A-Za-zα-ω)\]°%²³=-])(?:(<=|>=|[<>≤≥≈~])|(?<![0-9A-Za-zα-ω)\]°%²³]\s)(<=|>=|[<>≤≥≈~])\s)(?=(?:[$€£¥]\s?)"
     r"?[-+]?\.?[0-9])",
-    lambda m: f"{_BEFORE[m[1] or m[2]]} ",
+    lambda m: "" if m.group()[0] in "~≈" and _ABOUT.search(before(m)) else f"{_BEFORE[m[1] or m[2]]} ",
     (
       ("<$5", "less than five dollars"),
       (">10 kg", "more than ten kilograms"),
@@ -189,7 +191,7 @@ COMPARED = (
   Rule(
     "comparison",
     r"(?<=[0-9A-Za-zα-ωΑ-Ω²³)%])\s?(===?|!=|>=|<=|~=|[≠≈≥≤≡∝∈⊂∪∩]|(?<=\s)[<>=]|(?<=[0-9A-Za-z)²³])[=](?!>)|(?<=[0-9)])"
-    r"[<>](?=[0-9 ])|(?<=[A-Za-z])[<>](?=[0-9]))\s?(?=[-+0-9A-Za-z(\[√π$])",
+    r"[<>](?=[0-9 ])|(?<=[A-Za-z])[<>](?=[0-9]))\s?(?=[-+0-9A-Za-z(\[√π$]|\.[0-9])",
     lambda m: f" {_JOINED[m[1]]} ",
     (
       ("a >= b", "a is greater than or equal to b"),
@@ -257,6 +259,7 @@ JOINED = (
 )
 
 LAST = (
+  Rule("degree sign", "°", lambda m: " degrees ", (("sin30°", "sin thirty degrees"),), ("°",)),
   Rule("hashtag", r"(?<![A-Za-z0-9&])#(?=[A-Za-z])", lambda m: "hashtag ", (("use #fun", "use hashtag fun"),), ("#",)),
   Rule("at", r"(?<=\s)@(?=\s)|^@(?=\s)", lambda m: "at", (("lunch @ noon", "lunch at noon"),), ("@",)),
   Rule(
@@ -275,7 +278,7 @@ LAST = (
   ),
   Rule(
     "letters from to",
-    r"(?<![A-Za-z-])([Aa])[-–]([B-Zb-z])(?![A-Za-z-])",
+    r"(?<![A-Za-z-])([Aa])[-–]([D-Zd-z])(?![A-Za-z-])",
     lambda m: f"{m[1]} to {m[2]}",
     (("from A-Z", "from A to Z"),),
     ("-–",),

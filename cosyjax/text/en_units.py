@@ -3,7 +3,7 @@
 import re
 
 from cosyjax.text.en_numbers import TO, power_name, quantity, signed
-from cosyjax.text.rules import APART, DIGITS, N, Rule, any_of
+from cosyjax.text.rules import APART, DIGITS, N, Rule, any_of, before
 
 _LENGTHS = {
   "km": "kilometer", "cm": "centimeter", "mm": "millimeter", "nm": "nanometer", "μm": "micrometer", "dm": "decimeter",
@@ -33,7 +33,7 @@ _OTHERS = {
   "bpm": "beat per minute", "mph": "mile per hour", "kph": "kilometer per hour", "kmh": "kilometer per hour",
   "mpg": "mile per gallon", "psi": "pound per square inch", "ppm": "part per million", "ppb": "part per billion",
   "atm": "atmosphere", "dB": "decibel", "°C": "degree Celsius", "℃": "degree Celsius", "°F": "degree Fahrenheit",
-  "℉": "degree Fahrenheit", "°": "degree", "lx": "lux", "ha": "hectare", "ac": "acre", "hp": "horsepower",
+  "℉": "degree Fahrenheit", "°": "degree", "lx": "lux", "ha": "hectare", "hp": "horsepower",
 }  # fmt: skip
 _SAME = {  # no plural
   "GHz": "gigahertz", "MHz": "megahertz", "kHz": "kilohertz", "KHz": "kilohertz", "Hz": "hertz", "%": "percent",
@@ -82,9 +82,14 @@ def unit_words(unit: str, power: str | None, below: str | None, below_power: str
   return spoken
 
 
+_NUMBERED = re.compile(
+  r"(?i:seat|room|gate|row|apt|apartment|unit|suite|flat|section|exhibit|bus|route|grade|class|level|platform|no\.)\s$"
+)
+
+
 def _measure(m: re.Match) -> str:
   first, first_unit, last, scale, gap, square, unit, power, below, below_power, second = m.groups()
-  if unit is None:
+  if unit is None or (len(unit) == 1 and unit.isupper() and _NUMBERED.search(before(m))):
     return m.group()
   one = (first.lstrip("-+") == "1" and not last and not scale) or gap == "-"
   spoken = signed(first)
@@ -118,6 +123,13 @@ def _angle(m: re.Match) -> str:
 
 
 RULES = (
+  Rule(
+    "inches written",
+    rf"{APART}({N})\s?in\.?(?=\s(?:long|wide|tall|high|deep|thick|by|x)\b)",
+    lambda m: f"{quantity(m[1])} {'inch' if m[1] == '1' else 'inches'}",
+    (("5 in. long", "five inches long"),),
+    (DIGITS, "i"),
+  ),
   Rule(
     "degrees and minutes",
     rf"(?<![0-9.])([0-9]{{1,3}})°\s?([0-9]{{1,2}})['’]\s?(?:({N})(?:\"|”|'')\s?)?([NSEW](?![A-Za-z]))?",
@@ -179,7 +191,7 @@ RULES = (
     "measure",
     rf"(?:{APART}|(?<=[.][^0-9]))((?:(?<![0-9A-Za-z)%°-])[-+]\s?)?{N})(?:({_UNIT})?{TO}([-+]?{N}))?{_POWER}"
     rf"(?:([ -]?)([Ss]q\.?\s|cu\.?\s|square\s|cubic\s)?({_SPACED})|()()({_UNIT}))([²³]|\^[23](?![0-9]))"
-    rf"?{_BELOW}(?![A-Za-z0-9²³]|/[A-Za-z]|'[a-z])",
+    rf"?{_BELOW}(?![A-Za-z0-9²³]|/[A-Za-z]|'[a-z])(?:\.(?=\s[a-z0-9]))?",
     lambda m: _measure(_Measure(m)),
     (
       ("5kg", "five kilograms"),
@@ -197,6 +209,8 @@ RULES = (
       ("a 5-km run", "a five kilometer run"),
       ("5kg-10kg", "five to ten kilograms"),
       ("60 km/h", "sixty kilometers per hour"),
+      ("10 ft. tall", "ten feet tall"),
+      ("seat 14A", "seat fourteen A"),
     ),
   ),
   Rule(
@@ -236,7 +250,7 @@ class _Measure:
 
   def __init__(self, m: re.Match) -> None:
     g = m.groups()
-    self._text = m.group()
+    self._text, self._start, self.string = m.group(), m.start(), m.string
     self._groups = (*g[:4], g[4] or "", g[5], g[6] or g[9], g[10], g[11], g[12], g[13])
 
   def groups(self) -> tuple:
@@ -244,3 +258,6 @@ class _Measure:
 
   def group(self) -> str:
     return self._text
+
+  def start(self) -> int:
+    return self._start

@@ -148,8 +148,8 @@ RULES = (
   ),
   Rule(
     "title",
-    rf"(?<![A-Za-z.])({any_of(tuple(_TITLES))})\.(?=[\s,])",
-    lambda m: _TITLES[m[1]],
+    rf"(?<![A-Za-z.])({any_of(tuple(_TITLES))})\.(?=[\s,]|[A-Z][a-z])",
+    lambda m: _TITLES[m[1]] + " " * after(m)[:1].isalpha(),
     (("Dr. Smith", "Doctor Smith"), ("Gen. Lee", "General Lee"), ("Mt. Everest", "Mount Everest")),
     ("MDPGCSLRHF", "."),
   ),
@@ -237,5 +237,6 @@ WAITING = (
   "p.m",
   "P.M",
   "A.M",
+  *["hr", "hrs", "lb", "lbs", "oz", "in", "mi", "yd", "tsp", "tbsp", "sec", "gal", "yr", "yrs"],
 )
 WAITING_BARE = ("St", "Blvd", "Ave", "Rd", "Hwy", "Pkwy", "Ln", *_BARE)

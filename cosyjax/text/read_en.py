@@ -15,7 +15,7 @@ from cosyjax.text.rules import Reader
 
 RULES = (
   *en_addresses.RULES[:7],
-  *en_numbers.FIRST[:3],
+  *en_numbers.FIRST[:4],
   *en_words.RULES,
   *en_addresses.RULES[7:8],
   *en_symbols.POWERS[:3],
@@ -26,7 +26,7 @@ RULES = (
   *en_symbols.SUMS,
   *en_symbols.COMPARED,
   *en_digits.RULES,
-  *en_numbers.FIRST[3:],
+  *en_numbers.FIRST[4:],
   *en_money.RULES,
   *en_numbers.SCALES,
   *en_symbols.SIZES,

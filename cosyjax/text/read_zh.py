@@ -16,6 +16,7 @@ RULES = (
   *zh_symbols.SUMS,
   *zh_symbols.COMPARED,
   *zh_digits.RULES[1:],
+  *zh_numbers.GROUPED,
   *zh_units.MONEY,
   *zh_units.RANGES,
   *zh_numbers.HYPHENS,

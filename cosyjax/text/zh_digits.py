@@ -3,7 +3,7 @@
 import re
 
 from cosyjax.text.rules import APART, DIGITS, FOUR, THREE, Rule, after, before
-from cosyjax.text.zh_numbers import dialled, quantity
+from cosyjax.text.zh_numbers import dialled, digits, quantity
 
 _CALLS = (
   "客服电话|服务热线|联系电话|联系方式|电话号码|手机号码|电话|手机号?|热线|拨打|致电|请拨|拨|打给|客服|来电"
@@ -162,6 +162,21 @@ RULES = (
     lambda m: m[1].translate(str.maketrans("0123456789-", "零一二三四五六七八九杠")),
     (("3-202室", "三杠二零二室"),),
     (DIGITS, "-"),
+  ),
+  Rule(
+    "known by their digits",
+    r"(?<![0-9A-Za-z.,-])(?:(618|315|911|211|985|996|007|360|101|126|163)(?=大促|晚会|事件|大学|高校|院校|工作制"
+    r"|购物节|年中|工程|系列|电影|邮箱|安全)"
+    r"|(12306|12315|12333|12366|10086|10010|955[0-9]{2})(?![0-9.,%]|\s?[人元个名次台件辆万亿只股吨米公年]))",
+    lambda m: digits(m[1]) if m[1] else dialled(m[2]),
+    (("985高校", "九八五高校"), ("10086", "幺零零八六"), ("上12306查", "上幺二三零六查")),
+  ),
+  Rule(
+    "days known by their digits",
+    r"(?<![0-9A-Za-z.])([0-9]{1,2})[·•]([0-9]{1,2})(?![0-9])",
+    lambda m: digits(m[1] + m[2]),
+    (("5·12地震", "五一二地震"),),
+    (DIGITS, "·•"),
   ),
   Rule(
     "room number",

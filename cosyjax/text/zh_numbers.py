@@ -167,6 +167,16 @@ FIRST = (
   ),
 )
 
+GROUPED = (
+  Rule(
+    "thousands with blanks",
+    r"(?<![0-9A-Za-z.,+(:#-])(?<![0-9] )[1-9][0-9]{0,2}(?:(?: [0-9]{3}){2,4}| [0-9]?00)(?![ -]?[0-9])",
+    lambda m: m.group().replace(" ", ""),
+    (("共1 000元", "共一千元"),),
+    (DIGITS, " "),
+  ),
+)
+
 NAMED = (
   Rule(
     "named with a hyphen",

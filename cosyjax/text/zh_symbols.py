@@ -204,6 +204,7 @@ COMPARED = (
 )
 
 SUMS = (
+  Rule("plus or minus in signs", r"\+/-", lambda m: "±", (("5+/-1", "五加减一"),), ("+", "-")),
   Rule(
     "sum",
     rf"{APART}{N}(?:\s?[-+×*÷/]\s?{N}){{1,9}}\s?=(?:\s?{N})?",
@@ -217,10 +218,10 @@ JOINED = (
   Rule("size", r"(?<=[0-9])\s?[xX](?=\s?[0-9])", lambda m: "乘", (("16X16", "十六乘十六"),), (DIGITS, "xX")),
   Rule(
     "operator",
-    rf"(?<=[0-9A-Za-z)）²³{HAN}])\s?([×÷])\s?(?=[0-9A-Za-z(（{HAN}])|(?<=[0-9a-z)）²³])\s?(\*)\s?(?=[0-9a-z(（])",
+    rf"(?<=[0-9A-Za-z)）²³{HAN}])\s?([×÷±])\s?(?=[0-9A-Za-z(（{HAN}])|(?<=[0-9a-z)）²³])\s?(\*)\s?(?=[0-9a-z(（])",
     lambda m: _OPERATORS[m[1] or m[2]],
     (("5×3", "五乘以三"), ("50cm×30cm", "五十厘米乘以三十厘米")),
-    ("×*÷",),
+    ("×*÷±",),
   ),
   Rule(
     "times", r"(?<=[0-9])\s?[xX×](?![A-Za-z0-9]|\s?[-+=^²³)])", lambda m: "倍", (("快3x", "快三倍"),), (DIGITS, "xX×")
@@ -244,6 +245,13 @@ JOINED = (
 )
 
 WORDS = (
+  Rule(
+    "volume",
+    r"(?<![A-Za-z])(Vol|Fig|Ch|pp?|Eq|Sec|Tab)\.\s?(?=[0-9])",
+    lambda m: m[1],
+    (("见Fig.3", "见Fig三"),),
+    (DIGITS, "."),
+  ),
   Rule(
     "number sign",
     r"(?:№|(?<![A-Za-z])(?:[Nn]o|NO)\.)\s?(?=[0-9])",
@@ -285,6 +293,7 @@ WORDS = (
 )
 
 LAST = (
+  Rule("degree sign", "°", lambda m: "度", (("sin30°", "sin三十度"),), ("°",)),
   Rule(
     "function", r"(?<=[A-Za-z0-9])\((?=[A-Za-z0-9])", lambda m: " ", (("复杂度O(n)较低", "复杂度O n，较低"),), ("(",)
   ),
@@ -313,7 +322,7 @@ LAST = (
   ),
   Rule(
     "letters from to",
-    r"(?<![A-Za-z-])([Aa])[-–]([B-Zb-z])(?![A-Za-z-])",
+    r"(?<![A-Za-z-])([Aa])[-–]([D-Zd-z])(?![A-Za-z-])",
     lambda m: f"{m[1]}到{m[2]}",
     (("A-Z", "A到Z"),),
     ("-–",),

@@ -31,8 +31,7 @@ _UNITS = _LENGTHS | {
   "ha": "公顷", "mph": "英里每小时", "ppm": "百万分之一", "Mbps": "兆比特每秒", "Gbps": "吉比特每秒",
   "kbps": "千比特每秒", "Kbps": "千比特每秒",
   "hp": "马力", "tsp": "茶匙", "tbsp": "汤匙", "cd": "坎德拉", "Bq": "贝克勒尔", "Sv": "希沃特", "mSv": "毫希沃特",
-  "T": "特斯拉",
-}  # fmt: skip
+  }  # fmt: skip
 _LETTERS = {"GB", "MB", "KB", "TB", "PB", "kB", "Kb", "Mb", "Gb", "K", "B"}  # said as letters
 _GLUED = frozenset("tslrhAJNTU") | {"cal", "mi", "ft", "cd", "bar"}
 _PER = {
@@ -198,7 +197,7 @@ RULES = (
   Rule(
     "inches",
     rf"{APART}({N})\"(?=[{HAN}])",
-    lambda m: f"{quantity(m[1])}英寸",
+    lambda m: f"{quantity(m[1])}英寸" if m.string.count('"', 0, m.start()) % 2 == 0 else m.group(),
     (('15.6"屏', "十五点六英寸屏"),),
     (DIGITS, '"'),
   ),
