@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       pauses = find_pauses(read_16k(s.recording), 16_000)
       row = {"id": s.id, "text": s.text, "language": s.language, "speaker": s.speaker}
       row |= {"prompt": str(s.prompt.resolve()) if s.prompt else None, "audio": str(s.recording.resolve())}
-      row |= {"seconds": pauses.seconds, "leading": pauses.leading, "trailing": pauses.trailing}
-      records.add(row | {"longest_pause": pauses.longest, "clipped": pauses.clipped})
+      sound = {"seconds": pauses.seconds, "leading": pauses.leading, "trailing": pauses.trailing}
+      sound |= {"longest_pause": pauses.longest, "clipped": pauses.clipped}
+      records.add(row | {name: round(value, 4) for name, value in sound.items()})
   print(f"{args.out}: {len(sentences)} recordings")
   return 0

@@ -116,10 +116,11 @@ def report(
     unit = scores.unit_of(language)
     names = list(dict.fromkeys(name for found in by_system.values() for name in found))
     said = [n for n in names if n.split()[0] in ("error", "quality", "nearest") or "similarity" in n]
-    if unit == "word":
-      said += [n for n in names if n.startswith("character")]
-    sound = [n for n in names if n not in said and not n.startswith("character")]
+    letters = [n for n in names if n.startswith("character")]
+    sound = [n for n in names if n not in (*said, *letters)]
     parts += ["", f"## {language}: what was said (errors by {unit})", "", tables.figures(by_system, said)]
+    if unit == "word" and letters:
+      parts += ["", f"## {language}: errors by character", "", tables.figures(by_system, letters)]
     parts += ["", f"## {language}: sound and time", "", tables.figures(by_system, sound)]
     if minus := _differences(systems, language, args):
       names = list(dict.fromkeys(name for found in minus.values() for name in found))

@@ -187,22 +187,20 @@ def describe(said: Said) -> dict[str, Any]:
     "trailing": pauses.trailing,
     "longest_pause": pauses.longest,
     "clipped": pauses.clipped,
-    "ended": said.ended,
-    "seam_ratios": [round(float(min(ratio, STEADIEST)), 3) for ratio in ratios],
     "compute": said.compute,
   }
   if said.made:
     row |= {"first_packet": said.made[0], "late": late_share(said.packets, said.made, said.rate)}
-  return row
+  row = {name: round(value, 4) for name, value in row.items()}
+  return row | {"ended": said.ended, "seam_ratios": [round(float(min(ratio, STEADIEST)), 3) for ratio in ratios]}
 
 
 def run(speak: Callable[[Sequence[tuple[Sentence, int]]], list[Said]], args: argparse.Namespace, records: Records,
-        work: Sequence[tuple[str, Sentence, int, str]]) -> int:  # fmt: skip
-  """Says what is not in the records yet: (id, sentence, seed, audio file's name). Returns how many were refused."""
+        work: Sequence[tuple[str, Sentence, int, str]]) -> None:  # fmt: skip
+  """Says what is not in the records yet: (id, sentence, seed, audio file's name)."""
   todo = [item for item in work if item[0] not in records]
   batch = args.batch if args.how == "offline" else args.slots
   groups = [todo[i : i + batch] for i in range(0, len(todo), batch)]
-  refused = 0
 
   def attempt(group: Sequence[tuple[str, Sentence, int, str]]) -> list[Said | CosyError]:
     try:
@@ -223,12 +221,10 @@ def run(speak: Callable[[Sequence[tuple[Sentence, int]]], list[Said]], args: arg
         row |= {"seed": seed, "prompt": str(sentence.prompt.resolve()) if sentence.prompt else None}
         if isinstance(result, CosyError):
           row["error"] = str(result)
-          refused += 1
         else:
           write(args.out / "audio" / file, result.wave_A, result.rate)
           row |= {"audio": f"audio/{file}", **describe(result), "compiled": compiled.count}
         records.add(row)
-  return refused
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,9 +244,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.how in ("streaming", "arriving"):
       engine = Engine(model, slots=args.slots, schedule=args.schedule)
     try:
-      refused = run(Speaker(model, args.how, fields, engine).say, args, records, work)
+      run(Speaker(model, args.how, fields, engine).say, args, records, work)
     finally:
       if engine is not None:
         engine.close()
+    refused = sum("error" in row for row in records.rows.values())
   print(f"{args.out}: {len(work)} sentences" + (f", {refused} refused" if refused else ""))
   return 0
