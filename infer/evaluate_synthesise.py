@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from cosyjax.audio import write
+from cosyjax.config import TOKEN_RATE
 from cosyjax.errors import ConfigError, CosyError
 from cosyjax.evaluation.pauses import find_pauses
 from cosyjax.evaluation.records import Records, digest_of
@@ -38,6 +39,7 @@ from cosyjax.inference.requests import Request
 from cosyjax.inference.schedule import PRESETS
 from cosyjax.inference.synthesizer import Synthesizer
 from cosyjax.inference.voice import Voice
+from cosyjax.text import prepare
 from infer import evaluate_sets, options
 from infer.evaluate_files import UTTERANCES, progress
 
@@ -163,12 +165,21 @@ class Speaker:
     compute = time.perf_counter() - start
     waves = [packet.samples_A for packet in packets]
     made = [packet.made for packet in packets]
-    return Said(np.concatenate(waves), packets[0].rate, [len(wave) for wave in waves], [], made, compute)
+    wave_A, rate = np.concatenate(waves), packets[0].rate
+    # A stream does not say how it ended; audio of the greatest length was cut off there.
+    ended = "length" if len(wave_A) >= rate * greatest_seconds(self.model, sentence.text) else "end"
+    return Said(wave_A, rate, [len(wave) for wave in waves], [ended], made, compute)
 
 
 def _said(speech: Any, compute: float) -> Said:
   sizes = [round(piece.seconds * speech.rate) for piece in speech.pieces]
   return Said(speech.samples_A, speech.rate, sizes, [piece.ended for piece in speech.pieces], [], compute)
+
+
+def greatest_seconds(model: Synthesizer, text: str) -> float:
+  """Audio of a text all of whose segments stop at their greatest length."""
+  segments = prepare(text, model.text_tokenizer, model.config.text)
+  return sum(int(len(segment.ids) * model.config.lm.max_ratio) for segment in segments) / TOKEN_RATE
 
 
 def late_share(packets: Sequence[int], made: Sequence[float], rate: int) -> float:
