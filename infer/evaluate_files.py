@@ -7,7 +7,6 @@ A system is a folder:
   judged/NAME.jsonl     what the judge NAME found: a transcript, a quality, or a speaker vector for each id
 """
 
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cosyjax.errors import AudioError, ConfigError, OutputError
+from cosyjax.errors import AudioError, ConfigError
 from cosyjax.evaluation.records import read_records
 
 UTTERANCES = "utterances.jsonl"
@@ -59,23 +58,6 @@ def read_16k(path: str | Path) -> np.ndarray:
   if not len(wave_AC):
     raise AudioError(f"{path}: expected audio, found no samples")
   return np.asarray(soxr.resample(wave_AC.mean(axis=1), rate, 16_000, quality="VHQ"), np.float32)
-
-
-def write_whole(path: Path, text: str) -> None:
-  """Writes a file whole or not at all: beside its target first, then renamed over it.
-
-  Raises:
-    OutputError: the file cannot be written. What stood there is as it was.
-  """
-  part = path.parent / f".{secrets.token_hex(8)}.part"
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-  except OSError as error:
-    raise OutputError(f"{path}: not written ({error.strerror or error})") from error
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def check_systems(systems: Sequence[Path]) -> None:

@@ -24,7 +24,8 @@ from cosyjax.evaluation import intervals, scores, similarity, tables
 from cosyjax.evaluation.intervals import Estimate
 from cosyjax.evaluation.records import read_records
 from cosyjax.evaluation.word_error import RULES
-from infer.evaluate_files import PROMPT, check_systems, read_system, write_whole
+from cosyjax.files import write_whole
+from infer.evaluate_files import PROMPT, check_systems, read_system
 
 WORST = 5  # utterances shown for each system and judge
 
@@ -193,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   text = report(systems, figures, args)
   lines = [json.dumps({"system": s.name, **row}, ensure_ascii=False) for s in systems for row in s.rows]
   whole = {"figures": plain, "differences": minus, "systems": about, "rule": args.rule}
+  args.out.parent.mkdir(parents=True, exist_ok=True)
   write_whole(args.out.with_suffix(".jsonl"), "\n".join(lines) + "\n")
   write_whole(args.out.with_suffix(".json"), json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
   write_whole(args.out, text)
