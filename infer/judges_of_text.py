@@ -123,20 +123,19 @@ class PocketSphinx:
 
 
 class AsrHead:
-  """The ASR head that a run of train.speech_tokenizer trained: reads through the speech tokens."""
+  """The ASR head of a run of train.speech_tokenizer, at its best step: reads through the speech tokens."""
 
   def __init__(self, run: Path, method: str = "joint") -> None:
     from cosyjax import config as config_lib
     from cosyjax.speech_tokenizer.asr_model import AsrConfig
-    from cosyjax.training.checkpoint_files import read_json
-    from cosyjax.training.checkpoints import read_arrays
+    from cosyjax.training.checkpoint_read import step_name
+    from train import weights
 
-    step, self._params = read_arrays(run / "checkpoints")
-    folder = run / "checkpoints" / f"{step:08d}"
-    settings = read_json(folder / "config.json")
-    self._config = config_lib.from_dict(settings["tokenizer"], config_lib.SpeechTokenizerConfig)
+    step, _ = weights.choose(run)
+    self._config, settings = weights.run_settings("speech_tokenizer", run, step)
+    self._params = weights.run_weights("speech_tokenizer", run, step).params
     self._asr = config_lib.from_dict(settings["asr"], AsrConfig)
-    self.name, self.digest = "asr-head", digest_of(folder)
+    self.name, self.digest = "asr-head", digest_of(run / "checkpoints" / step_name(step))
     self.settings = {"method": method, "step": step}
     self._method = method
 
