@@ -17,7 +17,6 @@ import argparse
 import ast
 import dataclasses
 import functools
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +38,6 @@ from cosyjax.inference.requests import Request
 from cosyjax.inference.schedule import PRESETS
 from cosyjax.inference.synthesizer import Synthesizer
 from cosyjax.inference.voice import Voice
-from cosyjax.text import prepare
 from infer import evaluate_sets, options
 from infer.evaluate_files import UTTERANCES, progress
 
@@ -119,8 +117,6 @@ class Speaker:
   def __init__(self, model: Synthesizer, how: str, fields: dict[str, Any], engine: Engine | None = None) -> None:
     self.model, self.how, self.fields, self.engine = model, how, fields, engine
     self.voice = functools.lru_cache(maxsize=64)(self._voice)
-    if engine is not None and (unknown := set(fields) - set(inspect.signature(engine.stream).parameters)):
-      raise ConfigError(f"--set: streams take no {sorted(unknown)}")
 
   def _voice(self, sentence_voice: tuple[Path | None, Path | None, str]) -> Voice:
     saved, prompt, transcript = sentence_voice
@@ -157,8 +153,7 @@ class Speaker:
 
   def _stream(self, sentence: Sentence, seed: int) -> Said:
     voice = self.voice((sentence.voice, sentence.prompt, sentence.prompt_text))
-    known = {name: self.fields[name] for name in ("instruction", "mode") if name in self.fields}
-    self.engine.prepare(voice, **known)
+    self.engine.prepare(voice, **self.fields)
     text = iter(sentence.text) if self.how == "arriving" else sentence.text
     start = time.perf_counter()
     packets = list(self.engine.stream(text, voice, seed=seed, **self.fields))
@@ -167,19 +162,19 @@ class Speaker:
     made = [packet.made for packet in packets]
     wave_A, rate = np.concatenate(waves), packets[0].rate
     # A stream does not say how it ended; audio of the greatest length was cut off there.
-    ended = "length" if len(wave_A) >= rate * greatest_seconds(self.model, sentence.text) else "end"
+    request = Request(sentence.text, voice, **self.fields)
+    ended = "length" if len(wave_A) >= rate * greatest_seconds(self.model, request) else "end"
     return Said(wave_A, rate, [len(wave) for wave in waves], [ended], made, compute)
 
 
 def _said(speech: Any, compute: float) -> Said:
-  sizes = [round(piece.seconds * speech.rate) for piece in speech.pieces]
-  return Said(speech.samples_A, speech.rate, sizes, [piece.ended for piece in speech.pieces], [], compute)
+  sizes = [round(segment.seconds * speech.rate) for segment in speech.segments]
+  return Said(speech.samples_A, speech.rate, sizes, [segment.ended for segment in speech.segments], [], compute)
 
 
-def greatest_seconds(model: Synthesizer, text: str) -> float:
-  """Audio of a text all of whose segments stop at their greatest length."""
-  segments = prepare(text, model.text_tokenizer, model.config.text)
-  return sum(int(len(segment.ids) * model.config.lm.max_ratio) for segment in segments) / TOKEN_RATE
+def greatest_seconds(model: Synthesizer, request: Request) -> float:
+  """Audio of a request all of whose segments stop at their greatest length."""
+  return sum(layout.most for _, layout in model.known_text(request)) / TOKEN_RATE / request.speed
 
 
 def late_share(packets: Sequence[int], made: Sequence[float], rate: int) -> float:
@@ -253,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = options.open_model(args)
     engine = None
     if args.how in ("streaming", "arriving"):
-      engine = Engine(model, slots=args.slots, schedule=args.schedule)
+      engine = Engine(model, slots=args.slots, schedule=args.schedule, flow_steps=fields.get("flow_steps"))
     try:
       run(Speaker(model, args.how, fields, engine).say, args, records, work)
     finally:

@@ -19,6 +19,7 @@ from cosyjax.audio.spectra import log_mel_16k
 from cosyjax.config import SpeechTokenizerConfig, to_dict
 from cosyjax.errors import ConfigError, DataError, OutputError, TextError
 from cosyjax.evaluation.records import read_records
+from cosyjax.inference.requests import Segment
 from cosyjax.layers.basic import unbox
 from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer, init_arguments
 from cosyjax.speech_tokenizer.recognise import recognise
@@ -118,8 +119,8 @@ class FakeModel:
     words = request.text.split()
     size, endless = 2400 * len(words), "endless" in words
     wave = 0.3 * np.sin(2 * np.pi * float(request.voice.speaker_E[0]) * np.arange(size) / 24_000)
-    piece = cosyjax.inference.requests.Piece(request.text, np.zeros(3), "length" if endless else "end", size / 24_000)
-    return cosyjax.Speech(wave.astype(np.float32), (piece,))
+    segment = Segment(request.text, np.zeros(3), "length" if endless else "end", size / 24_000)
+    return cosyjax.Speech(wave.astype(np.float32), (segment,))
 
 
 def texts(tmp_path, *lines):
