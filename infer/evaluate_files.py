@@ -61,7 +61,7 @@ def read_16k(path: str | Path) -> np.ndarray:
 
 
 def check_systems(systems: Sequence[Path]) -> None:
-  """Refuses folders that hold no system, and two of one name.
+  """Refuse folders that hold no system, and two of one name.
 
   Raises:
     DataError, ConfigError: naming the folder.
@@ -74,7 +74,7 @@ def check_systems(systems: Sequence[Path]) -> None:
 
 
 def progress(todo: Sequence[Any], stage: str, done: int = 0) -> Iterator[Any]:
-  """Goes through what is to be done, with a bar on a terminal and a line now and then elsewhere.
+  """Go through what is to be done, with a bar on a terminal and a line now and then elsewhere.
 
   Args:
     todo: items.

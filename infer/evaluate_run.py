@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _listen(argv: list[str], python: str | None) -> None:
-  """Runs `listen` here, or with another Python.
+  """Run `listen` here, or with another Python.
 
   Raises:
     ConfigError: that Python ended with an error.

@@ -98,7 +98,7 @@ def known_voices(source: System, judge: str, of_prompts: bool) -> similarity.Kno
 
 
 def add_voices(system: System, enrolled: System | None) -> None:
-  """Adds similarities by every judge of voices. Recordings without prompts are compared with each other."""
+  """Add similarities by every judge of voices. Recordings without prompts are compared with each other."""
   for judge in system.of_kind("speaker"):
     vectors = system.vectors(judge)
     prompts = {name: vectors.get(f"{PROMPT}{row.get('prompt')}") for name, row in system.said.items()}

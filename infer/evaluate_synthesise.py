@@ -123,7 +123,7 @@ class Speaker:
     return Voice.load(saved) if saved is not None else self.model.voice(prompt, transcript)
 
   def say(self, work: Sequence[tuple[Sentence, int]]) -> list[Said]:
-    """Says sentences with their seeds; offline in one batch."""
+    """Say sentences with their seeds; offline in one batch."""
     if self.how == "resynthesis":
       return [self._resynthesise(*item) for item in work]
     if self.how == "offline":
@@ -203,7 +203,7 @@ def describe(said: Said) -> dict[str, Any]:
 
 def run(speak: Callable[[Sequence[tuple[Sentence, int]]], list[Said]], args: argparse.Namespace, records: Records,
         work: Sequence[tuple[str, Sentence, int, str]]) -> None:  # fmt: skip
-  """Says what is not in the records yet: (id, sentence, seed, audio file's name)."""
+  """Say what is not in the records yet: (id, sentence, seed, audio file's name)."""
   todo = [item for item in work if item[0] not in records]
   batch = args.batch if args.how == "offline" else args.slots
   groups = [todo[i : i + batch] for i in range(0, len(todo), batch)]

@@ -12,7 +12,7 @@ _BLOCK = 1 << 22  # indices drawn at a time
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A figure, the interval that holds it in most resampled test sets, and how many utterances it is of."""
+  """A figure, its interval over resampled test sets, and its number of utterances."""
 
   value: float
   low: float
@@ -46,7 +46,9 @@ def ratio(
 
 
 def difference(a_N: Sequence[float], b_N: Sequence[float], **options: float) -> Estimate:
-  """Mean of a - b over the same utterances, in pairs: whatever an utterance does to both falls out.
+  """Mean of a - b over the same utterances, in pairs.
+
+  Whatever an utterance does to both falls out.
 
   Raises:
     ValueError: not as many of the one as of the other.

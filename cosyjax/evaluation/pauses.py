@@ -34,7 +34,7 @@ class Pauses:
 
 
 def find_pauses(wave_A: np.ndarray, rate: int) -> Pauses:
-  """Measures silence by the level of frames of 20 ms.
+  """Measure silence by the level of frames of 20 ms.
 
   A frame sounds if it is within `BELOW_LOUD` of the 95th percentile of the frames' levels and above `FLOOR`.
 

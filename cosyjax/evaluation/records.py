@@ -1,6 +1,6 @@
-"""Results of an evaluation as JSON lines under a header, added one by one, so that a stopped run goes on.
+"""Results of an evaluation: JSON lines under a header, added one by one.
 
-The first line says what made the others (settings, names, digests); a file is only continued under an equal
+A stopped run goes on where it was. The first line says what made the others (settings, names, digests); a file is only continued under an equal
 header. Lines are added in place, not beside the target: what is there already is the point of the file. A last
 line that a kill cut short is dropped when the file is opened again.
 """
@@ -27,7 +27,7 @@ class Records:
   """
 
   def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
-    """Opens a file to go on with, or starts one.
+    """Open a file to go on with, or start one.
 
     Args:
       path: of the file; its folder is made.
@@ -58,7 +58,7 @@ class Records:
     return name in self.rows
 
   def add(self, row: dict[str, Any]) -> None:
-    """Appends a result, which has an "id" of its own; it is on disk when this returns.
+    """Append a result with an "id" of its own; it is then on disk.
 
     Raises:
       DataError: a result of this id is there.
@@ -88,7 +88,9 @@ class Records:
 
 
 def read_records(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads a file of results: (header, rows by id). A last line that was cut short is passed over.
+  """Read a file of results: (header, rows by id).
+
+  A last line that was cut short is passed over.
 
   Raises:
     DataError: no such file, no header, of another format, or damaged before its last line.

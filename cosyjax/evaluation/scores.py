@@ -1,4 +1,4 @@
-"""From what a system said and what judges found to one row of figures: per utterance, then over the set."""
+"""Figures of a system from what it said and what judges found."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ def add_similarity(
   known: similarity.KnownVoices | None,
   own: bool = False,
 ) -> None:
-  """Adds a speaker judge's figures to utterances: cosine with the prompt, or with the speaker's mean, and the nearest.
+  """Add a speaker judge's figures to utterances: cosines, and the nearest voice.
 
   Args:
     rows: from `score_utterance`; changed.
@@ -144,7 +144,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Es
 
 
 def differences(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Estimate]:
-  """Mean of a - b over utterances that both have, in pairs: error, quality and similarity by judge."""
+  """Mean of a - b over common utterances, in pairs: error, quality, similarity by judge."""
   theirs = {row["id"]: row for row in b}
   pairs = [(row, theirs[row["id"]]) for row in a if row["id"] in theirs]
   readers = {}

@@ -24,7 +24,7 @@ class KnownVoices:
   """
 
   def __init__(self, vectors_NE: np.ndarray, speakers_N: Sequence[str]) -> None:
-    """Takes recordings of known speakers; each counts at length 1."""
+    """Take recordings of known speakers; each counts at length 1."""
     names, owner_N = np.unique(np.asarray(speakers_N), return_inverse=True)
     unit_NE = unit(vectors_NE)
     self.names = [str(name) for name in names]

@@ -19,7 +19,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(name: str, estimate: Estimate | None, signed: bool = False) -> str:
-  """A figure with its interval in the unit of its name: percent, seconds, or as it is; a count for failures."""
+  """A figure with its interval, in the unit of its name; failures as a count."""
   if estimate is None or not estimate.count:
     return NOTHING
   if name in COUNTED:

@@ -37,7 +37,7 @@ class Sentence:
 
 
 def read_texts(path: str | Path, language: str) -> list[Sentence]:
-  """A sentence a line of a UTF-8 file, blank lines apart. Ids are FILE-LINE, by the file's stem."""
+  """A sentence for each line of a UTF-8 file; ids are STEM-LINE."""
   path = Path(path)
   lines = enumerate(_lines(path), 1)
   rows = [Sentence(f"{path.stem}-{n:04d}", line.strip(), language) for n, line in lines if line.strip()]
@@ -45,7 +45,7 @@ def read_texts(path: str | Path, language: str) -> list[Sentence]:
 
 
 def read_manifest_set(path: str | Path) -> list[Sentence]:
-  """Rows of a manifest (`cosyjax.data.manifest`): what was recorded is what is to be said, by the same speaker.
+  """Entries of a manifest (`cosyjax.data.manifest`): said again, by the same speaker.
 
   Raises:
     DataError: as `read_manifest`; audio that stands in the manifest itself is refused.
@@ -119,7 +119,13 @@ def selection(
   seconds: Sequence[float] | None = None,
   limit: int | None = None,
 ) -> list[Sentence]:
-  """Part of a set: of one language, with recordings of some length (seconds, both ends), spread evenly over the rest.
+  """Part of a set, spread evenly over it.
+
+  Args:
+    sentences: the set.
+    language: of which alone, if given.
+    seconds: shortest and longest recording, if given.
+    limit: most sentences.
 
   Raises:
     DataError: nothing is left.
@@ -137,7 +143,7 @@ def selection(
 def with_prompts(
   sentences: Sequence[Sentence], pool: Sequence[Sentence], seconds: tuple[float, float] = PROMPT_SECONDS
 ) -> list[Sentence]:
-  """Gives each sentence without a prompt another recording of its speaker: the next of suitable length, by id.
+  """Give sentences without a prompt another recording of their speaker, the next by id.
 
   Args:
     sentences: to be said.
@@ -170,7 +176,7 @@ def with_prompts(
 
 
 def with_voices(sentences: Sequence[Sentence], voices: Sequence[Sentence], every: bool = False) -> list[Sentence]:
-  """Has sentences said by given voices, in turn, or each by every voice.
+  """Have sentences said by given voices, in turn, or each by every voice.
 
   Args:
     sentences: their own prompts are put aside.
