@@ -1,8 +1,8 @@
 """Results of an evaluation: JSON lines under a header, added one by one.
 
-A stopped run goes on where it was. The first line says what made the others (settings, names, digests); a file is only continued under an equal
-header. Lines are added in place, not beside the target: what is there already is the point of the file. A last
-line that a kill cut short is dropped when the file is opened again.
+A stopped run goes on where it was. The first line says what made the others (settings, names, digests); a file is
+only continued under an equal header. Lines are added in place, not beside the target: what is there already is the
+point of the file. A last line that a kill cut short is dropped when the file is opened again.
 """
 
 import hashlib
