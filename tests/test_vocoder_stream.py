@@ -16,6 +16,7 @@ from convert.read_yaml import read_yaml
 from cosyjax.audio import mel_spectrogram
 from cosyjax.config import AudioConfig, cosyvoice2
 from cosyjax.errors import ConfigError
+from cosyjax.evaluation.seams import seam_ratios
 from cosyjax.flow.flow_model import Flow, init_arguments
 from cosyjax.flow.generate import generate
 from cosyjax.flow.noise import noise_table
@@ -23,7 +24,6 @@ from cosyjax.layers.basic import unbox
 from cosyjax.vocoder.chunk_vocoder import Exact
 from cosyjax.vocoder.hift import Vocoder
 from cosyjax.vocoder.receptive_field import reach
-from cosyjax.vocoder.seams import seam_ratios
 from cosyjax.vocoder.source import phase_steps, request_phase_noise, sample_cycles
 from tests import upstream
 from tests.upstream import CrossFade
