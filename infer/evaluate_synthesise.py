@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from cosyjax.audio import write
-from cosyjax.config import TOKEN_RATE
 from cosyjax.errors import ConfigError, CosyError
 from cosyjax.evaluation.pauses import find_pauses
 from cosyjax.evaluation.records import Records, digest_of
@@ -174,7 +173,7 @@ def _said(speech: Any, compute: float) -> Said:
 
 def greatest_seconds(model: Synthesizer, request: Request) -> float:
   """Audio of a request all of whose segments stop at their greatest length."""
-  return sum(layout.most for _, layout in model.known_text(request)) / TOKEN_RATE / request.speed
+  return sum(layout.most for _, layout in model.known_text(request)) / model.config.audio.token_rate / request.speed
 
 
 def late_share(packets: Sequence[int], made: Sequence[float], rate: int) -> float:
