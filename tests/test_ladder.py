@@ -19,7 +19,8 @@ LADDER = (
   ("lm", "flow", "vocoder", "speech_tokenizer", "speaker"),
   ("networks",),
   ("inference",),
-  ("data", "evaluation"),
+  ("data",),
+  ("evaluation",),
   ("posttraining",),
   ("analysis",),  # instruments: nothing else in the library imports them
 )
