@@ -1,6 +1,7 @@
 """Runs to a model directory: every part arrives as inference reads it, and misfits are refused."""
 
 import argparse
+import json
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from cosyjax.errors import CheckpointError, ConfigError, CosyError
 from cosyjax.flow import flow_model as flow_lib
 from cosyjax.layers.stack import stack_layers
 from cosyjax.training.checkpoints import Checkpoints
+from tests.golden_files import GOLDEN
 from train import speaker, weights
 from train.export import export
 from train.weights import SETTINGS
@@ -149,3 +151,22 @@ def test_the_best_checkpoint_is_taken_unless_another_is_asked_for(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(CheckpointError, match="expected a checkpoint, found none"):
     weights.choose(tmp_path / "empty")
+
+
+def test_settings_of_an_earlier_format_are_read_and_resumed(tmp_path):
+  """Fields of networks as they were before a model was a value; the names of states' arrays are the same."""
+  old = json.loads((GOLDEN / "config_format_1.json").read_text())["model"]
+  for name, part in (("lm", "lm"), ("flow", "flow"), ("vocoder", "model"), ("speaker", "speaker")):
+    folder = tmp_path / name / "checkpoints"
+    checkpoints = Checkpoints(folder, config={part: old[name], "run": {"seed": 3}})
+    checkpoints.save(1, {"params": {"x": jax.numpy.ones(2)}}, {"batch": 1}, wait=True)
+    checkpoints.close()
+    sizes, settings = weights.run_settings(name, tmp_path / name, 1)
+    plain = lambda value: json.loads(json.dumps(value))  # tuples and lists are one
+    assert plain(config_lib.to_dict(sizes)) == plain(settings[part]) and settings["run"] == {"seed": 3}
+    new = {part: config_lib.to_dict(sizes), "run": {"seed": 3}}
+    again = Checkpoints(folder, config=new, upgrade=lambda config, name=name: weights.upgraded(name, config))
+    abstract = {"params": {"x": jax.ShapeDtypeStruct((2,), "float32", sharding=jax.numpy.ones(2).sharding)}}
+    assert again.restore(abstract)[2] == {"batch": 1}
+    with pytest.raises(CheckpointError, match="another configuration"):
+      Checkpoints(folder, config=new).restore(abstract)
