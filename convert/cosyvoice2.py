@@ -89,6 +89,8 @@ def _audio_of(yaml: dict[str, Any], flow: config_lib.FlowConfig) -> config_lib.A
   names = {"sampling_rate": "sample_rate", "hop_size": "hop", "n_fft": "n_fft", "win_size": "win"}
   found = {ours: told[theirs] for theirs, ours in names.items() if isinstance(told.get(theirs), int)}
   found |= {name: float(told[name]) for name in ("fmin", "fmax") if isinstance(told.get(name), int | float)}
+  if told.get("fmax", 0) is None:  # half the sample rate
+    found["fmax"] = None
   return config_lib.AudioConfig(**found, mel_bins=flow.mel_bins, frames_per_token=flow.frames_per_token)
 
 

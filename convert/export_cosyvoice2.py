@@ -147,10 +147,10 @@ def _limits(config: config_lib.ModelConfig) -> list[str]:
   """What the public code cannot build from the settings, since it writes some sizes down itself."""
   encoder, fixed = config.flow.encoder, config_lib.FlowEncoderConfig()
   notes = []
-  if (encoder.width, encoder.up_blocks) != (fixed.width, fixed.up_blocks):
+  if (encoder.width, encoder.up_layers) != (fixed.width, fixed.up_layers):
     notes.append(
-      f"the public code builds the flow's encoder with {fixed.width} channels and {fixed.up_blocks} upper layers,"
-      f" whatever the YAML says; this one has {encoder.width} and {encoder.up_blocks}: only changed modules load it"
+      f"the public code builds the flow's encoder with {fixed.width} channels and {fixed.up_layers} upper layers,"
+      f" whatever the YAML says; this one has {encoder.width} and {encoder.up_layers}: only changed modules load it"
     )
   if config.text.split_cjk:
     notes.append("the public code does not split text ids of several Chinese characters, as this model was trained to")

@@ -8,18 +8,18 @@ from cosyjax.config import ModelConfig
 
 def cosyvoice2_yaml(config: ModelConfig) -> str:
   """`cosyvoice2.yaml`: the objects that the public code builds, and their sizes."""
-  lm, flow, hift = config.lm, config.flow, config.vocoder
+  audio, lm, flow, hift = config.audio, config.lm, config.flow, config.vocoder
   encoder, unet = flow.encoder, flow.estimator
   rows = lambda value: json.dumps(value)
   return f"""\
 # Sizes of a model exported by cosyjax.
-sample_rate: 24000
+sample_rate: {audio.sample_rate}
 llm_input_size: {lm.width}
 llm_output_size: {lm.width}
 spk_embed_dim: {flow.speaker_dim}
 qwen_pretrain_path: ''
-token_frame_rate: 25
-token_mel_ratio: 2
+token_frame_rate: {audio.sample_rate // audio.samples_per_token}
+token_mel_ratio: {audio.frames_per_token}
 chunk_size: {flow.chunk}
 num_decoding_left_chunks: -1
 
@@ -114,13 +114,13 @@ get_tokenizer: !name:cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer
     skip_special_tokens: True
 allowed_special: 'all'
 feat_extractor: !name:matcha.utils.audio.mel_spectrogram
-    n_fft: 1920
-    num_mels: {flow.mel_bins}
+    n_fft: {audio.n_fft}
+    num_mels: {audio.mel_bins}
     sampling_rate: !ref <sample_rate>
-    hop_size: 480
-    win_size: 1920
-    fmin: 0
-    fmax: 8000
+    hop_size: {audio.hop}
+    win_size: {audio.win}
+    fmin: {audio.fmin:g}
+    fmax: {"null" if audio.fmax is None else f"{audio.fmax:g}"}
     center: False
 """
 

@@ -123,16 +123,19 @@ class LMRows(Rows):
   speaker: int
 
   def fields(self, length: int) -> Fields:
+    """Shape and type of each field's entry for a row of `length`."""
     names = ("ids_BL", "token_types_BL", "targets_BL", "segments_BL", "positions_BL")
     fields: Fields = {name: ((length,), np.int32) for name in names}
     return fields | ({"speaker_BSE": ((self.most, self.speaker), np.float32)} if self.speaker else {})
 
   def empty(self, rows: int, length: int) -> Parts:
+    """A batch of rows that are nothing but padding, without targets."""
     out = super().empty(rows, length)
     out["token_types_BL"][:], out["targets_BL"][:] = TEXT, IGNORE
     return out
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
+    """Arrays of one example for a row of `length`."""
     text = self.text_ids[example]
     if self.tags_N is not None:
       text = np.asarray([*self.tags_N[example], *text], np.int32)
@@ -143,6 +146,7 @@ class LMRows(Rows):
     return found | ({"speaker_BSE": self.features.read("speaker", example)[None]} if self.speaker else {})
 
   def place(self, out: Parts, row: int, found: Sequence[Parts]) -> None:
+    """Write the examples of a row one behind the other, each a segment."""
     start = 0
     for segment, parts in enumerate(found):
       end = start + len(parts["ids_BL"])
@@ -155,6 +159,7 @@ class LMRows(Rows):
       start = end
 
   def valid(self, batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """(positions that belong to a segment, positions) of a batch."""
     return int((batch["segments_BL"] > 0).sum()), batch["segments_BL"].size
 
 
@@ -172,6 +177,7 @@ class FlowRows(Rows):
   counted = ("token_lengths_B", "tokens_BU")
 
   def fields(self, length: int) -> Fields:
+    """Shape and type of each field's entry for a row of `length`."""
     return {
       "tokens_BU": ((length,), np.int32),
       "token_lengths_B": ((), np.int32),
@@ -180,6 +186,7 @@ class FlowRows(Rows):
     }
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
+    """Arrays of one example for a row of `length`."""
     tokens_U, mel_TM = self.features.read("speech_tokens", example), self.features.read("mel", example)
     frames = self.audio.frames_per_token * len(tokens_U)
     if not frames or len(mel_TM) != frames:
@@ -207,6 +214,7 @@ class VocoderRows(Rows):
   counted = ("lengths_B", "mel_BTM")
 
   def fields(self, length: int) -> Fields:
+    """Shape and type of each field's entry for a row of `length`."""
     return {
       "audio_BA": ((length * self.audio.hop,), np.float32),
       "mel_BTM": ((length, self.audio.mel_bins), np.float32),
@@ -215,6 +223,7 @@ class VocoderRows(Rows):
     }
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
+    """Arrays of one example for a row of `length`."""
     mel_TM, f0_T = self.features.read(self.mel, example), self.features.read("f0", example)
     wave_A = _audio(self.corpus[example], self.audio.sample_rate)
     frames, hop = len(mel_TM), self.audio.hop
@@ -245,6 +254,7 @@ class AsrRows(Rows):
   counted = ("lengths_B", "log_mel_BTM")
 
   def fields(self, length: int) -> Fields:
+    """Shape and type of each field's entry for a row of `length`."""
     fields: Fields = {
       "log_mel_BTM": ((length, LOG_MEL_BINS), np.float32),
       "lengths_B": ((), np.int32),
@@ -254,6 +264,7 @@ class AsrRows(Rows):
     return fields | ({"f0_BT": ((-(-length // 2),), np.float32)} if self.f0 else {})
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
+    """Arrays of one example for a row of `length`."""
     mel_TM, units_L = self.features.read("log_mel_16k", example), byte_units(self.corpus[example]["text"])
     if not len(mel_TM) or not len(units_L):
       raise DataError(f"example {example}: {len(mel_TM)} frames of audio and {len(units_L)} bytes of text")
@@ -275,9 +286,11 @@ class SpeakerRows(Rows):
   counted = ("lengths_B", "fbank_BTM")
 
   def fields(self, length: int) -> Fields:
+    """Shape and type of each field's entry for a row of `length`."""
     return {"fbank_BTM": ((length, FBANK_BINS), np.float32), "lengths_B": ((), np.int32), "labels_B": ((), np.int32)}
 
   def parts(self, example: int, epoch: int, length: int) -> Parts:
+    """Arrays of one example for a row of `length`."""
     fbank_TM = self.features.read("fbank", example).astype(np.float32)
     if not len(fbank_TM):
       raise DataError(f"example {example}: no frame of audio")

@@ -90,6 +90,7 @@ class ChunkCache:
     self.rows_b, self.window, self.pinned_bS = rows_b, window, pinned_bS
 
   def pad(self, module: nn.Module, x_bTC: jax.Array, frames: int) -> jax.Array:
+    """x with the `frames` frames before it, whose last ones are kept for the next part."""
     history = self._get(module, HISTORY, (x_bTC.shape[0], frames, x_bTC.shape[2]), x_bTC.dtype)
     x_bTC = jnp.concatenate([rows_of(history, self.rows_b).astype(x_bTC.dtype), x_bTC], axis=1)
     # Of history and valid frames the last ones; with no valid frame, the history once more.
@@ -98,12 +99,15 @@ class ChunkCache:
     return x_bTC
 
   def keys(self, module: nn.Module, k_bTNH: jax.Array, v_bTNH: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of all slots, the new ones written: [b, S, N, H] each."""
     return self._attended(module, KEYS, k_bTNH), self._attended(module, VALUES, v_bTNH)
 
   def mask(self, blocks_bT: jax.Array) -> jax.Array:
+    """bool [b, T, S], True where a query may see a slot's key."""
     return masks.block_mask(blocks_bT, self.key_blocks_bS, window=self.window, pinned=self.pinned_bS)
 
   def faster(self, rate: int) -> "ChunkCache":
+    """The cache of the same frames, each repeated `rate` times."""
     blocks_bS = masks.repeat_blocks(self.key_blocks_bS, rate)
     pinned_bS = None if self.pinned_bS is None else jnp.repeat(self.pinned_bS, rate, axis=-1)
     lengths_b, offset_b = rate * self.lengths_b, rate * self.offset_B

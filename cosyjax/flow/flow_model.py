@@ -41,6 +41,7 @@ class Flow(nn.Module):
   remat: str = "none"
 
   def setup(self) -> None:
+    """Make the parts."""
     c = self.config
     self.token_embedding = embed(c.codebook_size, c.token_width, ("vocab", "embed"), dtype=self.dtype)
     layout = (self.dtype, self.training, self.remat)

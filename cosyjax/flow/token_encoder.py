@@ -75,6 +75,7 @@ class RelativeAttention(nn.Module):
   def __call__(
     self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE
   ) -> jax.Array:
+    """[B, T, D], a mask [B, T, S] and positions [R, D] to [B, T, D]."""
     width = x_BTD.shape[-1]
     shape = (self.heads, width // self.heads)
     into = {"features": shape, "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
@@ -102,6 +103,7 @@ class EncoderBlock(nn.Module):
   def __call__(
     self, x_BTD: jax.Array, mask: Mask, positions_RD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE
   ) -> jax.Array:
+    """[B, T, D], a mask [B, T, S] and positions [R, D] to [B, T, D]."""
     c = self.config
     x_BTD = shard_rows(x_BTD) if self.training else x_BTD
     y_BTD = LayerNorm(1e-12, name="attention_norm")(x_BTD)
@@ -120,6 +122,7 @@ class Embed(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    """[B, T, C] to [B, T, D]."""
     y_BTD = dense(self.width, ("embed", None), dtype=self.dtype, name="linear")(x_BTD)
     return LayerNorm(name="norm")(y_BTD) * math.sqrt(self.width)
 
@@ -132,6 +135,7 @@ class LookAhead(nn.Module):
 
   @nn.compact
   def __call__(self, x_BXD: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    """[B, U + tokens, D] to [B, U, D]."""
     width = x_BXD.shape[-1]
     y_BUD = nn.leaky_relu(conv(width, self.tokens + 1, dtype=self.dtype, name="ahead")(x_BXD), 0.01)
     y_BUD = conv(width, 3, dtype=self.dtype, name="smooth")(cache.pad(self, y_BUD, 2))

@@ -52,6 +52,7 @@ class TimeEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, t_B: jax.Array) -> jax.Array:
+    """Times [B], 0 to 1, to float32 vectors [B, F]."""
     exact = {"precision": jax.lax.Precision.HIGHEST}
     x = time_features(t_B, self.features)
     x = nn.silu(dense(self.width, (None, "mlp"), name="up", **exact)(x))
@@ -66,6 +67,7 @@ class CausalConv(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    """[B, T, C] to [B, T, channels]."""
     return conv(self.channels, KERNEL, dtype=self.dtype, name="conv")(cache.pad(self, x_BTC, KERNEL - 1))
 
 
@@ -77,6 +79,7 @@ class ConvUnit(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    """[B, T, C] to [B, T, channels]."""
     return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC, cache)))
 
 
@@ -88,6 +91,7 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, time_BF: jax.Array, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    """[B, T, C] and the time's vectors [B, F] to [B, T, channels]."""
     y_BTC = ConvUnit(self.channels, self.dtype, name="unit_0")(x_BTC, cache)
     time_BC = dense(self.channels, ("mlp", "conv_out"), precision=jax.lax.Precision.HIGHEST, name="time")(mish(time_BF))
     y_BTC = ConvUnit(self.channels, self.dtype, name="unit_1")(y_BTC + time_BC[:, None].astype(y_BTC.dtype), cache)
@@ -103,6 +107,7 @@ class TransformerBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, mask: Mask, cache: NoCache | ChunkCache = NO_CACHE) -> jax.Array:
+    """[B, T, C] and a mask [B, T, S] to [B, T, C]."""
     c = self.config
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
@@ -128,6 +133,7 @@ class Stage(nn.Module):
   def __call__(
     self, x_BTC: jax.Array, time_BF: jax.Array, mask: Mask, cache: NoCache | ChunkCache = NO_CACHE
   ) -> jax.Array:
+    """[B, T, C], the time's vectors [B, F] and a mask [B, T, S] to [B, T, channels]."""
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
     x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, cache)
     args, layout = (self.config, self.dtype, self.training), {"stacked": self.training, "remat": self.remat}

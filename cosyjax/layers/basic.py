@@ -93,6 +93,7 @@ class LayerNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., D] to the same shape and dtype."""
     width = x.shape[-1]
     scale = self.param("scale", named(nn.initializers.ones, "norm"), (width,), jnp.float32)
     bias = self.param("bias", named(nn.initializers.zeros, "norm"), (width,), jnp.float32)
@@ -109,6 +110,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., D] to the same shape and dtype."""
     scale = self.param("scale", named(nn.initializers.ones, "norm"), (x.shape[-1],), jnp.float32)
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)

@@ -143,6 +143,7 @@ class Attention(nn.Module):
     cache: LayerCache | None,
     segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
+    """[B, L, D] to the same shape, and the layer's cache with the new keys and values."""
     c = self.config
     groups = c.heads // c.kv_heads
     batch, length, _ = x_BLD.shape
@@ -203,6 +204,7 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    """[B, L, D] to the same shape."""
     ffn = self.config.ffn
     widen = lambda size, name: Linear((size,), ("mlp", "embed"), dtype=self.dtype, name=name)(x_BLD)
     if self.fused:
@@ -230,6 +232,7 @@ class Layer(nn.Module):
     cache: LayerCache | None = None,
     segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
+    """[B, L, D] to the same shape, and the layer's cache; arguments as of `Attention`."""
     norm = lambda name: RMSNorm(self.config.norm_eps, name=name)
     x_BLD = x_BLD if segments_BL is None else shard_rows(x_BLD)
     attention = Attention(self.config, self.dtype, self.fused, name="attention")

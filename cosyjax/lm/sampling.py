@@ -73,6 +73,7 @@ class Greedy:
   def __call__(
     self, logits_BV: jax.Array, recent_BW: jax.Array, keys_B: jax.Array, positions_B: jax.Array
   ) -> jax.Array:
+    """Take the likeliest id of each row."""
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
 
@@ -89,6 +90,7 @@ class NoisyArgmax:
   def __call__(
     self, logits_BV: jax.Array, recent_BW: jax.Array, keys_B: jax.Array, positions_B: jax.Array
   ) -> jax.Array:
+    """Take the highest id of each row, its position's noise added."""
     noise_BV = self.noise_PV[positions_B].astype(jnp.float32)
     return jnp.argmax(jax.nn.log_softmax(logits_BV) + noise_BV, axis=-1).astype(jnp.int32)
 

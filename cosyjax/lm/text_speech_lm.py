@@ -35,6 +35,7 @@ class TextSpeechLM(nn.Module):
   speaker_dim: int = 0
 
   def setup(self):
+    """Make the parts."""
     c, vocab = self.config, self.config.speech_vocab
     self.text_embedding = embed(c.text_vocab, c.width, ("vocab", "embed"))
     if vocab.own_rows:

@@ -1,0 +1,1 @@
+"""Speaker encoder: CAM++, recordings to a speaker vector."""

@@ -29,6 +29,7 @@ class Affine(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., C] to the same shape and dtype."""
     scale = self.param("scale", named(nn.initializers.ones, "norm"), (x.shape[-1],), jnp.float32)
     bias = self.param("bias", named(nn.initializers.zeros, "norm"), (x.shape[-1],), jnp.float32)
     return (x * scale + bias).astype(x.dtype)
@@ -40,6 +41,7 @@ class Folded:
   biased = True  # layers before a norm have a bias, which is the norm's
 
   def standardise(self, module: nn.Module, name: str, x: jax.Array, valid: jax.Array) -> jax.Array:
+    """x as it is."""
     del module, name, valid
     return x
 

@@ -39,6 +39,7 @@ class Decoder(nn.Module):
   remat: str = "none"
 
   def setup(self) -> None:
+    """Make the parts."""
     self.embedding = embed(UNITS, self.width, ("vocab", "embed"), dtype=self.dtype)
     layer = remat(DecoderLayer, self.remat)
     self.blocks = [layer(self.width, self.heads, self.dtype) for _ in range(self.layers)]
@@ -100,6 +101,7 @@ class DecoderLayer(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
+    """Make the parts."""
     exact = {"dtype": self.dtype, "precision": precision_of(self.dtype)}
     split = {"features": (self.heads, self.width // self.heads), "axes": ("embed", "heads", "head_dim"), **exact}
     join = {"features": self.width, "axis": (-2, -1), "axes": ("heads", "head_dim", "embed"), **exact}
@@ -111,6 +113,7 @@ class DecoderLayer(nn.Module):
     self.mlp_out = dense(self.width, ("mlp", "embed"), **exact)
 
   def speech(self, placed_BUD: jax.Array) -> KeysValues:
+    """Keys and values of the encoded speech [B, U, D], positions added."""
     return self.speech_key(placed_BUD), self.speech_value(placed_BUD)
 
   def __call__(
@@ -122,6 +125,7 @@ class DecoderLayer(nn.Module):
     start: jax.Array | int,
     cache: KeysValues | None,
   ) -> tuple[jax.Array, KeysValues]:
+    """[B, L, D] to the same shape, and the layer's own keys and values."""
     precision = precision_of(self.dtype)
     y_BLD = self.own_norm(x_BLD)
     own = self.own_key(y_BLD), self.own_value(y_BLD)

@@ -100,6 +100,7 @@ class AsrTokenizer(nn.Module):
   remat: str = "none"
 
   def setup(self) -> None:
+    """Make the parts."""
     c, a, exact = self.config, self.asr, {"dtype": self.dtype, "precision": precision_of(self.dtype)}
     if a.quantiser == "fsq":
       self.tokenizer = SpeechTokenizer(c, self.dtype, self.remat)

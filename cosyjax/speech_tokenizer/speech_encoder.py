@@ -123,6 +123,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x_BUD: jax.Array, lengths_B: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """[B, U, D], valid frames [B] and rotary angles to [B, U, D]."""
     c, precision = self.config, precision_of(self.dtype)
     attention = MemoryAttention(c.heads, c.fsmn_kernel, self.dtype, name="attention")
     x_BUD = x_BUD + attention(LayerNorm(epsilon=1e-6, name="attention_norm")(x_BUD), lengths_B, rope)
@@ -141,6 +142,7 @@ class MemoryAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BUD: jax.Array, lengths_B: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """[B, U, D], valid frames [B] and rotary angles to [B, U, D]."""
     width, precision = x_BUD.shape[-1], precision_of(self.dtype)
     split = {"features": (self.heads, width // self.heads), "axes": ("embed", "heads", "head_dim")}
     split |= {"dtype": self.dtype, "precision": precision}

@@ -51,6 +51,7 @@ class Snake(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array) -> jax.Array:
+    """[B, T, C] to the same shape and dtype, computed in float32."""
     alpha_C = self.param("alpha", named(nn.initializers.ones, "norm"), (x_BTC.shape[-1],), jnp.float32)
     x = x_BTC.astype(jnp.float32)
     y = x + sine_squared(x * (alpha_C / jnp.pi)) * (1 / (alpha_C + 1e-9))

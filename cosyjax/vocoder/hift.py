@@ -139,6 +139,7 @@ class Vocoder(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
+    """Make the parts."""
     c = self.config
     self.f0_predictor = F0Predictor(c.f0_channels)
     self.harmonic_mix = dense(1, (None, None), precision=jax.lax.Precision.HIGHEST)
