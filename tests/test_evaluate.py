@@ -120,7 +120,7 @@ class FakeModel:
     size, endless = 2400 * len(words), "endless" in words
     wave = 0.3 * np.sin(2 * np.pi * float(request.voice.speaker_E[0]) * np.arange(size) / 24_000)
     segment = Segment(request.text, np.zeros(3), "length" if endless else "end", size / 24_000)
-    return cosyjax.Speech(wave.astype(np.float32), (segment,))
+    return cosyjax.Speech(wave.astype(np.float32), (segment,), 24_000)
 
 
 def texts(tmp_path, *lines):
