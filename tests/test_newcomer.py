@@ -72,7 +72,7 @@ def test_the_commands_of_the_readme_lead_from_a_folder_to_a_voice(place):
     board = b"".join(file.read_bytes() for file in (place / "runs" / name / "tensorboard").iterdir())
     assert b"speech_0" in board and b"mel_0" in board and b"RIFF" in board
 
-  # The two commands in the text below: the vocoder on the flow's own mels.
+  # The two commands in docs/training.md: the vocoder on the flow's own mels.
   call(place, ["python", "-m", "train.flow_mels", "corpus", "--model", "models/anna"])
   assert all(len(Features(place / "corpus", split, ["flow_mel"])) for split in ("train", "validation"))
   flags = ["--config", "configs/vocoder_finetune.py", "--init", "models/anna"]
