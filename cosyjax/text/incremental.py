@@ -18,9 +18,7 @@ through the same segments. What is different, because it cannot be known in time
 become a tag; and numbers and signs wait for their reading (`stream_read` has the rules). The
 ids of a plain English word come with the second character of the next word, those of a plain
 Chinese clause with its mark, and the mark's own with what follows it, since a mark may still
-be replaced if the text ends there. Held back on average, at most: 6 and 13 characters of plain
-English, 6 and 15 of Chinese in clauses of that length, 18 and 48 of English full of numbers.
-No text makes it more than `MOST_HELD`.
+be replaced if the text ends there. No text makes it more than `MOST_HELD`.
 
 **Utterances.** The LM is not given an endless row. An utterance ends at the first sentence end
 at which it has `config.min_tokens` ids (`max_tokens` within <strong> or another span); failing

@@ -8,6 +8,7 @@ from cosyjax.text import tags
 LANGUAGES = ("auto", "en", "zh", "other")
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_SIGNED = re.compile("[0-9/]")
 _HAN = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U000323af]")
 _KANA = re.compile("[\u3040-\u30ff\uff66-\uff9f]")
 _JAPANESE = re.compile(
@@ -85,6 +86,15 @@ class Counter:
       if han:
         kana += len(_JAPANESE.findall(text))
       self._han, self._kana = self._han + han, self._kana + kana
+    elif not _SIGNED.search(text):  # words alone: a short cut
+      words = _WORD.findall(text)
+      self.words += len(words)
+      self._latin += sum(map(len, words))
+      for word in words:
+        lower = word.lower()
+        self._english += lower in _ENGLISH
+        self._foreign += 1 if lower in _FOREIGN else 0.5 if word in _WEAK else 0
+      return
     for m in _WORD.finditer(text):
       word = m.group()
       if word.isascii():

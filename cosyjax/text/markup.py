@@ -24,6 +24,8 @@ def begin_line(text: str) -> tuple[str, bool]:
   A number of a list stays, with a pause behind it.
   """
   text = text.lstrip()
+  if text[:1].isalpha() and text[1:2] != ")":
+    return text, False
   if _FENCE.match(text):
     return _FENCE.sub("", text, count=1), False
   if _LINE_OF_SIGNS.fullmatch(text.rstrip()):
@@ -217,4 +219,5 @@ def _rules(over: str) -> tuple[Rule, ...]:
   )
 
 
+SIGNS = re.compile(r"[\[<&$\\*~_`|#:;!=【]")  # without one of these nothing is mark-up
 READERS = {"en": Reader(_rules("{0} over {1}")), "zh": Reader(_rules("{1}分之{0}")), "other": Reader(_rules("{0}/{1}"))}

@@ -64,7 +64,7 @@ def close_text(text: str, language: str) -> str:
   spoken = tags.strip(text).rstrip()
   if not spoken:
     return text
-  east = any(is_han(c) or "\u3040" <= c <= "\u30ff" for c in spoken[-8:])
+  east = not spoken.isascii() and any(is_han(c) or "\u3040" <= c <= "\u30ff" for c in spoken[-8:])
   stop = "。" if east else _FULL_STOP[language]
   trimmed = text.rstrip()
   if trimmed.endswith(("，", ",", "、", "：", ":")):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 DIGITS = "0123456789"
 THREE, FOUR, MONTH = "\x01", "\x02", "\x03"  # needs that are no characters: digits in a row, the name of a month
+_DIGIT, _WORDS = re.compile("[0-9]"), re.compile("[A-Za-z -]*|[\u4e00-\u9fff]*")
 _FEATURES = {
   THREE: re.compile("[0-9]{3}").search,
   FOUR: re.compile("[0-9]{4}").search,
@@ -73,11 +74,14 @@ class Reader:
       for number, pattern, words in self._rules_for(bits):
         if number < done or pattern.search(text, begin) is None:
           continue
-        out, place = [], begin
+        out, place, plain = [], begin, True
         for match in pattern.finditer(text, begin):
-          out += (text[place : match.start()], words(match))
-          place = match.end()
+          said = words(match)
+          out += (text[place : match.start()], said)
+          place, plain = match.end(), plain and _WORDS.fullmatch(said) is not None
         text = text[:begin] + "".join(out) + text[place:]
+        if plain and _DIGIT.search(text, begin):
+          continue  # words bring nothing that a rule further down has to see
         has = self._groups_of(text, begin)
         if has != bits:
           bits, done, changed = has, number + 1, True

@@ -115,7 +115,7 @@ class Reader:
     """Take a piece of text; words whose reading is certain are put out."""
     self._held += self._blanks(text)
     while True:
-      if self._place == 0 and self._plain >= 3 and not self._begins_line and self._run_of_plain():
+      if not self._place and self._plain >= 3 and self._run_of_plain():
         continue
       step = _STEP.search(self._held, self._place, MOST_UNREAD)
       if step is None:
@@ -183,6 +183,8 @@ class Reader:
 
   def _run_of_plain(self) -> bool:
     """Many plain words or clauses at once, each of which would be a segment; a short cut."""
+    if self._begins_line and not self._held[:1].isalpha():
+      return False
     language = self.language
     pattern = _PLAIN_WORDS if language == "en" else _PLAIN_CLAUSES if language == "zh" and not self._english else None
     m = pattern.match(self._held) if pattern else None
@@ -203,7 +205,7 @@ class Reader:
     if self._given == "auto":
       self._counter.feed(segment)
     language = self.language
-    if not self._begins_line and _PLAIN[language].fullmatch(segment):
+    if (not self._begins_line or segment[0].isalpha()) and _PLAIN[language].fullmatch(segment):
       return self._emit(segment + gap, language, ahead, segment + gap)
     source = unify(segment, language)
     text = source
@@ -213,7 +215,8 @@ class Reader:
     if self._is_item and "|" in text:
       text = text.replace("|", COMMA + " ")
     begin = len(self._context)
-    text = markup.READERS[language].read(self._context + text, begin)
+    if markup.SIGNS.search(text):
+      text = markup.READERS[language].read(self._context + text, begin)
     text = self._spoken(text, language)
     return self._emit(drop_symbols(text) + gap, language, ahead, source + gap)
 
@@ -325,7 +328,7 @@ class Reader:
     waits = (waits is not None and len(token) - waits.end() <= 1) or (
       token == "I" and _NAME_BEFORE.search((self._context + self._held[: start - 1])[-24:]) is not None
     )
-    is_plain = _WORD.fullmatch(token) is not None and not any(map(is_wide, token))
+    is_plain = _WORD.fullmatch(token) is not None and (token.isascii() or not any(map(is_wide, token)))
     is_marked = not waits and _MARKED.fullmatch(token) is not None and not is_wide(token[0]) and token[0] != "&"
     if not waits or not is_plain:
       self._plain = 3 if is_marked else self._plain + 1 if is_plain else 0

@@ -246,6 +246,6 @@ BEHIND = (
     rf"(?<=次方)\s?({_UNIT})([²³])?{_BELOW}(?![A-Za-z0-9²³])",
     lambda m: _unit(m[1], m[2]) + _below(m[3], m[4], m[5]),
     (("3×10⁸m/s", "三乘以十的八次方米每秒"),),
-    ("次",),
+    ("mgsWVJNPHhLlt",),
   ),
 )
