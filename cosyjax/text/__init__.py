@@ -1,6 +1,6 @@
 """Text to the ids that the LM reads: checked, read out, split, tokenised. Host side only."""
 
-from cosyjax.text.frontend import Piece, prepare
+from cosyjax.text.frontend import TextSegment, prepare
 from cosyjax.text.incremental import Fed, TextStream
 from cosyjax.text.language import detect_language
 from cosyjax.text.lexicon import Lexicon
@@ -11,7 +11,7 @@ from cosyjax.text.text_tokenizer import TextTokenizer, tiny_tokenizer_dir
 __all__ = [
   "Fed",
   "Lexicon",
-  "Piece",
+  "TextSegment",
   "TextStream",
   "TextTokenizer",
   "detect_language",

@@ -1,4 +1,4 @@
-"""From what a user wrote to the pieces that the LM speaks."""
+"""From what a user wrote to the segments that the LM speaks."""
 
 import dataclasses
 import logging
@@ -22,8 +22,8 @@ MOST_MARKS = 8  # combining marks kept on one character; NFC takes quadratic tim
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-  """A piece of text that is spoken in one go.
+class TextSegment:
+  """A stretch of text that is spoken in one go.
 
   Attributes:
     text: as it will be read.
@@ -44,14 +44,14 @@ def prepare(
   prompt_language: str = "en",
   lexicon: Lexicon | None = None,
   max_characters: int = MAX_CHARACTERS,
-) -> list[Piece]:
-  """Checks, reads out, splits and tokenises a text; logs each piece as it will be read (INFO).
+) -> list[TextSegment]:
+  """Checks, reads out, splits and tokenises a text; logs each segment as it will be read (INFO).
 
   Args:
     text: what to say. Sound and span tags ("[laughter]", "<strong>…</strong>") may stand in it;
       control tags may not, since the library places those itself.
     tokenizer: of the model.
-    config: whether to read out numbers, and the lengths of pieces.
+    config: whether to read out numbers, and the lengths of segments.
     normalise: takes the place of `cosyjax.text.normalise`; called if `config.normalise` says so.
     language: "zh", "en", "other", or "auto"; see `cosyjax.text.normalise`.
     prompt_language: what "auto" takes for digits and signs alone.
@@ -59,7 +59,7 @@ def prepare(
     max_characters: longest text accepted.
 
   Returns:
-    At least one piece, in order.
+    At least one segment, in order.
 
   Raises:
     TextError: not a string, not valid Unicode, empty, nothing that can be spoken, over-long, or
@@ -81,10 +81,10 @@ def prepare(
   _check_tags(text, tokenizer)  # what removing a sign has put together
   _check_speakable(text, written)
   found = split_text(text, tokenizer, config.min_tokens, config.max_tokens, config.merge_tokens)
-  pieces = [Piece(part, tuple(tokenizer.encode(part))) for part in found if _is_speakable(part)]
-  for number, piece in enumerate(pieces, 1):
-    log.info("piece %d of %d, %d tokens: %s", number, len(pieces), len(piece.ids), piece.text)
-  return pieces
+  segments = [TextSegment(part, tuple(tokenizer.encode(part))) for part in found if _is_speakable(part)]
+  for number, segment in enumerate(segments, 1):
+    log.info("segment %d of %d, %d tokens: %s", number, len(segments), len(segment.ids), segment.text)
+  return segments
 
 
 def clean(text: str) -> str:

@@ -1,18 +1,18 @@
 """Text that arrives in pieces, to text ids as early as they are certain.
 
 The pieces may be cut anywhere: within words, tags, between a letter and its accent, and, as
-bytes, within a character. Ids, their order and the utterance borders depend on the text
+bytes, within a character. Ids, their order and the segment borders depend on the text
 alone: every decision is made at one character, from the text up to it.
 
-**Which ids.** Those of the whole text: the ids of an utterance are `tokenizer.encode` of its
-text, and the texts of the utterances put together are `normalise` of the whole, which reads
-through the same segments. What is different, because it cannot be known in time:
+**Which ids.** Those of the whole text: the ids of a segment are `tokenizer.encode` of its
+text, and the texts of the segments put together are `normalise` of the whole, which reads
+through the same phrases. What is different, because it cannot be known in time:
 
 - With `language="auto"` the language is that of the text so far; English before the first
   Chinese character is read as English. A language that is given is that of the whole.
 - More than 64 letters, signs or blanks in a row are cut into 64 at a time for the BPE. With
   `split_cjk`, Chinese characters go one by one.
-- More than 64 signs before the first word of an utterance are dropped.
+- More than 64 signs before the first word of a segment are dropped.
 
 **When.** A pre-token of the BPE is certain when the next one begins, unless what follows may
 become a tag; and numbers and signs wait for their reading (`stream_read` has the rules). The
@@ -20,11 +20,11 @@ ids of a plain English word come with the second character of the next word, tho
 Chinese clause with its mark, and the mark's own with what follows it, since a mark may still
 be replaced if the text ends there. No text makes it more than `MOST_HELD`.
 
-**Utterances.** The LM is not given an endless row. An utterance ends at the first sentence end
+**Segments.** The LM is not given an endless row. A segment ends at the first sentence end
 at which it has `config.min_tokens` ids (`max_tokens` within <strong> or another span); failing
 that, at a comma from `max_tokens` ids on, at a blank from 1.5 times and at any other end of a
 word, or of 64 characters, from twice as many. Spans that are open there are closed, and opened
-again in the next. Signs alone are no utterance. A short rest is one: `merge_tokens` is not
+again in the next. Signs alone are no segment. A short rest is one: `merge_tokens` is not
 looked at, since what was said before is gone.
 """
 
@@ -53,7 +53,7 @@ class TextStream:
 
   Args:
     tokenizer: of the model.
-    config: whether to read out numbers, and the lengths of utterances.
+    config: whether to read out numbers, and the lengths of segments.
     normalise: takes the place of `cosyjax.text.normalise`. It gets whole sentences, or what there is after 1024
       characters without a sentence end.
     language: "zh", "en", "other", or "auto"; see `cosyjax.text.normalise`.
@@ -107,7 +107,7 @@ class TextStream:
     return sum(step.held for step in steps)
 
   def push(self, piece: str | bytes) -> list[Fed]:
-    """Takes the next piece and returns what it made certain, at most one `Fed` per utterance, possibly none.
+    """Takes the next piece and returns what it made certain, at most one `Fed` per segment, possibly none.
 
     Raises:
       TextError: not a string or bytes, not valid Unicode, a control tag, or the stream has
@@ -128,7 +128,7 @@ class TextStream:
     return self._speaker.taken()
 
   def close(self) -> list[Fed]:
-    """Ends the text and returns what was held back; the last `Fed` of all ends its utterance.
+    """Ends the text and returns what was held back; the last `Fed` of all ends its segment.
 
     Raises:
       TextError: the text had nothing in it that can be spoken, ends within a character, or the stream has ended.

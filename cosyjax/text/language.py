@@ -8,6 +8,7 @@ from cosyjax.text import tags
 LANGUAGES = ("auto", "en", "zh", "other")
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_RUN_WORD = re.compile(r"(?<!\S)[A-Za-z']+(?![^\s,.;:!?])")
 _SIGNED = re.compile("[0-9/]")
 _HAN = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U000323af]")
 _KANA = re.compile("[\u3040-\u30ff\uff66-\uff9f]")
@@ -147,3 +148,9 @@ def detect_language(text: str, prompt_language: str = "en") -> str:
   counter = Counter()
   counter.feed(tags.strip(text))
   return counter.language(prompt_language)
+
+
+def is_english(run: str) -> bool:
+  """Whether a run of ASCII in a Chinese text is a piece of English: three words, two in small letters."""
+  words = _RUN_WORD.findall(run)
+  return len(run) >= 8 and len(words) >= 3 and sum(len(word) > 1 and word.islower() for word in words) >= 2

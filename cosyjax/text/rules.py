@@ -1,12 +1,12 @@
-"""Reading rules: a list of them in order reads one segment of a text.
+"""Reading rules: a list of them in order reads one phrase of a text.
 
 A rule is a regular expression, the words for what it matches, and examples that are its tests.
-Rules are tried in order, each over the whole segment, so a rule sees what the rules before it
-have written. What stands before the segment is in sight of the patterns (look-behind and
-`before`), but is never read again: a segment ends where no rule looks ahead any further.
+Rules are tried in order, each over the whole phrase, so a rule sees what the rules before it
+have written. What stands before the phrase is in sight of the patterns (look-behind and
+`before`), but is never read again: a phrase ends where no rule looks ahead any further.
 
 To cost plain text nothing, a rule names the characters without which it cannot match (`needs`);
-it is tried only where one of each group is in the segment.
+it is tried only where one of each group is in the phrase.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ class Rule:
 
   Attributes:
     name: for messages and tests.
-    pattern: regular expression; its time must be linear in the segment.
+    pattern: regular expression; its time must be linear in the phrase.
     words: what is read for a match; the match unchanged where the rule declines.
     examples: (text, as it is read by all rules together, without the mark at the end).
-    needs: groups of characters, one of each of which must be in the segment, or a need that is no character.
+    needs: groups of characters, one of each of which must be in the phrase, or a need that is no character.
   """
 
   name: str
@@ -61,7 +61,7 @@ class Reader:
         self._bits[c] = self._bits.get(c, 0) | bit
     self._digits = sum({bit for group, bit in groups.items() if group == DIGITS})
     self._features = [(groups[feature], search) for feature, search in _FEATURES.items() if feature in groups]
-    self._chosen: dict[int, list[tuple]] = {}  # rules that can match, by the groups that a segment has
+    self._chosen: dict[int, list[tuple]] = {}  # rules that can match, by the groups that a phrase has
 
   def read(self, text: str, begin: int = 0) -> str:
     """`text` from `begin` on as it is read; what stands before is only looked at."""
@@ -128,7 +128,7 @@ def _branches(node: dict) -> str:
 
 
 def before(match: re.Match, size: int = 24) -> str:
-  """The characters before a match, those of the segment before included."""
+  """The characters before a match, those of the phrase before included."""
   return match.string[max(match.start() - size, 0) : match.start()]
 
 

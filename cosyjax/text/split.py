@@ -1,9 +1,9 @@
-"""Long text cut into pieces that the LM speaks one by one, at the best places there are.
+"""Long text cut into segments that the LM speaks one by one, at the best places there are.
 
-A piece is filled with whole sentences while they fit. A sentence that is too long by itself
+A segment is filled with whole sentences while they fit. A sentence that is too long by itself
 is cut after commas, then at blanks, then between characters. A tag is never cut, and a span
-such as <strong>…</strong> stays in one piece; one that is longer than a piece is closed at
-the cut and opened again behind it, so that every piece is well formed.
+such as <strong>…</strong> stays in one segment; one that is longer than a segment is closed at
+the cut and opened again behind it, so that every segment is well formed.
 """
 
 import bisect
@@ -27,7 +27,7 @@ SENTENCE_END = re.compile(r"[。！？!?；;…｡.]+" + CLOSERS)
 LAST_OF_SENTENCE = frozenset("。！？!?；;…｡.\"'”’」』》〉)）】〕]")
 _SENTENCE_TAIL = re.compile(SENTENCE_END.pattern + "$")
 _CLAUSE_END = re.compile(r"(?:[，、：]+|[,:](?=\s|[^\x00-\x7f])|—+|\n+)" + CLOSERS)
-CLINGING = frozenset("。！？；：，、…”’」』》〉）】〕.,!?;:)")  # begin no piece
+CLINGING = frozenset("。！？；：，、…”’」』》〉）】〕.,!?;:)")  # begin no segment
 ABBREVIATION = re.compile(
   r"(?:^|[^A-Za-z])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Gen|Col|Lt|Capt|Rev|vs|No|Fig|Vol|Inc|Ltd|Co|Corp|Mt|approx|dept"
   r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|[A-Za-z](?:\.[A-Za-z]){0,5})$"
@@ -61,17 +61,17 @@ def split_text(
   max_tokens: int = 80,
   merge_tokens: int = 20,
 ) -> list[str]:
-  """Cuts `text` into pieces of about `min_tokens` to `max_tokens` tokens.
+  """Cuts `text` into segments of about `min_tokens` to `max_tokens` tokens.
 
-  The length of a piece is the sum of its sentences' lengths.
+  The length of a segment is the sum of its sentences' lengths.
 
   Args:
     text: as it will be read; line breaks count as blanks.
     count: a tokenizer with `encode`, or a function that gives the tokens of a text.
-    min_tokens: a piece below this takes in part of the next sentence, if that can be cut at a
+    min_tokens: a segment below this takes in part of the next sentence, if that can be cut at a
       comma, rather than end short.
-    max_tokens: no piece is longer, but for a last one that was merged and for what cannot be cut.
-    merge_tokens: a last piece shorter than this joins the one before.
+    max_tokens: no segment is longer, but for a last one that was merged and for what cannot be cut.
+    merge_tokens: a last segment shorter than this joins the one before.
 
   Returns:
     Pieces without blanks at their ends. Put together they give the text again, but for blanks
@@ -85,7 +85,7 @@ def split_text(
       f"expected 0 < min_tokens <= max_tokens and merge_tokens >= 0, found {min_tokens}, {max_tokens}, {merge_tokens}"
     )
   size = count if callable(count) else lambda part: len(count.encode(part))
-  return _Cutter(text, size, min_tokens, max_tokens, merge_tokens).pieces()
+  return _Cutter(text, size, min_tokens, max_tokens, merge_tokens).segments()
 
 
 _SENTENCE, _CLAUSE, _FRAGMENT = range(3)
@@ -101,7 +101,7 @@ class _Part(NamedTuple):
 
 
 class _Cutter:
-  """One text on its way into pieces; all positions are places between characters."""
+  """One text on its way into segments; all positions are places between characters."""
 
   def __init__(self, text: str, size: Callable[[str], int], least: int, most: int, merge: int) -> None:
     self.text, self.size, self.least, self.most, self.merge = text, size, least, most, merge
@@ -122,9 +122,9 @@ class _Cutter:
         self.solid.append((begin, end))
     self.solid_begins = [begin for begin, _ in self.solid]
 
-  def pieces(self) -> list[str]:
-    """Fills pieces with sentences, or with what sentences had to be cut into."""
-    borders, used = [0], 0  # `used`: tokens of the piece that is being filled
+  def segments(self) -> list[str]:
+    """Fills segments with sentences, or with what sentences had to be cut into."""
+    borders, used = [0], 0  # `used`: tokens of the segment that is being filled
     queue = deque(self._cut(_Part(0, len(self.text), 0, _SENTENCE), _SENTENCE))
     while queue:
       part = queue.popleft()
@@ -142,10 +142,10 @@ class _Cutter:
       borders.pop()
     borders.append(len(self.text))
     found = [self._wrap(begin, end) for begin, end in itertools.pairwise(borders)]
-    return [piece for piece in found if piece]
+    return [segment for segment in found if segment]
 
   def _finer(self, part: _Part, used: int) -> list[_Part]:
-    """`part` cut one step finer to go on filling a piece, or nothing if it is better left whole."""
+    """`part` cut one step finer to go on filling a segment, or nothing if it is better left whole."""
     if part.kind == _SENTENCE:
       clauses = self._cut(part, _CLAUSE)
       if part.size > self.most:
@@ -185,9 +185,9 @@ class _Cutter:
     while begin < part.end:
       end = self._furthest(begin, part.end, room, stride)
       if end is None and not fragments and room < self.most:
-        room = self.most  # no beginning is short enough: it gets a piece of its own
+        room = self.most  # no beginning is short enough: it gets a segment of its own
         continue
-      if end is None:  # what cannot be cut is longer than a piece
+      if end is None:  # what cannot be cut is longer than a segment
         end = next((p for p in self._places_from(begin + 1) if p >= part.end or self._may_cut(p)), part.end)
       fragments.append(_Part(begin, end, self.size(self.text[begin:end]), _FRAGMENT))
       stride, begin, room = max(end - begin, 1), end, self.most
@@ -234,8 +234,8 @@ class _Cutter:
     return all(unicodedata.category(x)[0] == "M" for x in self.text[max(place - 16, 0) : place + 1])
 
   def _wrap(self, begin: int, end: int) -> str:
-    """One piece, its cut spans closed and opened again."""
-    piece = self.text[begin:end].strip()
+    """One segment, its cut spans closed and opened again."""
+    segment = self.text[begin:end].strip()
     before = [opening for a, b, opening in self.long_spans if a < begin < b]
     after = [tags.SPANS[opening] for a, b, opening in self.long_spans if a < end < b]
-    return "".join([*before, piece, *reversed(after)]) if piece else ""
+    return "".join([*before, segment, *reversed(after)]) if segment else ""

@@ -1,4 +1,4 @@
-"""Text as it will be read, while it arrives, to ids and utterances: the last step of a text stream."""
+"""Text as it will be read, while it arrives, to ids and segments: the last step of a text stream."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ _CLAUSE_ENDS = frozenset("，、：—")
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-  """Text that has become certain. It never spans two utterances.
+  """Text that has become certain. It never spans two segments.
 
   Attributes:
-    text: as it will be read; the texts of one utterance, put together, encode to its ids.
-    ids: of the text vocabulary; none if only the end of the utterance is news.
-    last: the utterance ends behind these.
+    text: as it will be read; the texts of one segment, put together, encode to its ids.
+    ids: of the text vocabulary; none if only the end of the segment is news.
+    last: the segment ends behind these.
   """
 
   text: str
@@ -33,19 +33,19 @@ class Fed:
 
 
 class Speaker:
-  """Text as it will be read to ids and utterances."""
+  """Text as it will be read to ids and segments."""
 
   def __init__(self, tokenizer: TextTokenizer, config: TextConfig, held_back: frozenset[str]) -> None:
     self._tokenizer, self._held_back = tokenizer, held_back
     self._least, self._most = config.min_tokens, config.max_tokens
     self._out: list[tuple[str, list[int], bool]] = []
-    self._said, self._tail = False, ""  # of the stream: whether an utterance was spoken; its end
+    self._said, self._tail = False, ""  # of the stream: whether a segment was spoken; its end
     self._spans: list[str] = []  # open ones
     self._begin()
 
   def _begin(self) -> None:
-    """A new utterance."""
-    self._buffer = ""  # of this utterance, without ids yet
+    """A new segment."""
+    self._buffer = ""  # of this segment, without ids yet
     self._count = self._size = 0  # its ids and characters so far
     self._recent = ""  # the end of what has ids, closing tags left out
     self._previous = self._kind = ""  # the last character and its kind
@@ -104,7 +104,7 @@ class Speaker:
       self._emit(text[:certain], self._tokenizer.encode(text[:certain]))
 
   def close(self, finish: Callable[[str], str]) -> None:
-    """Ends the utterance, its text with what was held finished by `finish`."""
+    """Ends the segment, its text with what was held finished by `finish`."""
     if self._speakable:
       finished = finish(self._tail + self._buffer).rstrip()
       self._buffer = finished[len(self._tail) :] if finished.startswith(self._tail) else self._buffer.rstrip()
@@ -119,7 +119,7 @@ class Speaker:
     kind = _kind(c)
     if kind == "Z":
       if not self._size:
-        return  # an utterance begins with no blank
+        return  # a segment begins with no blank
     else:
       self._maybe_border(c, kind)
     self._run = self._run + 1 if kind == self._kind else 1
@@ -135,7 +135,7 @@ class Speaker:
     self._limit_lead()
 
   def _limit_lead(self) -> None:
-    """Drops what an utterance begins with if nothing speakable comes for too long."""
+    """Drops what a segment begins with if nothing speakable comes for too long."""
     if not self._speakable and self._size > MOST_RUN:
       self._begin()
       self._open_spans()
@@ -145,7 +145,7 @@ class Speaker:
       self._emit(span, self._tokenizer.encode(span))
 
   def _maybe_border(self, c: str, kind: str, tag: bool = False) -> None:
-    """Ends the utterance before `c` if it is long enough for what ends here."""
+    """Ends the segment before `c` if it is long enough for what ends here."""
     inside = kind == self._kind and kind in "LN" and self._run < MOST_RUN and not tag
     if inside or not self._speakable:
       return
@@ -169,7 +169,7 @@ class Speaker:
     return None
 
   def _end_from(self, least: int) -> None:
-    """Ends the utterance if it has `least` ids."""
+    """Ends the segment if it has `least` ids."""
     if self._count + 4 * len(self._buffer) < least:  # a character has at most four bytes, each an id at most
       return
     self.flush()

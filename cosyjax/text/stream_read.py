@@ -1,8 +1,8 @@
-"""Text that arrives in pieces, read segment by segment as early as a reading is certain.
+"""Text that arrives in pieces, read phrase by phrase as early as a reading is certain.
 
-A segment ends where no rule looks ahead any further; what comes before it stays in sight. So a
-reading depends on the text up to the end of its segment alone, and how the text was cut into
-pieces cannot show. `normalise` reads whole texts through the same reader. A segment ends:
+A phrase ends where no rule looks ahead any further; what comes before it stays in sight. So a
+reading depends on the text up to the end of its phrase alone, and how the text was cut into
+pieces cannot show. `normalise` reads whole texts through the same reader. A phrase ends:
 
 - At a line break. Marks of lists, headings and tables stand at the beginning of a line.
 - Before or behind a Chinese or Japanese mark, and 8 characters before the end of 24 letters
@@ -13,7 +13,7 @@ pieces cannot show. `normalise` reads whole texts through the same reader. A seg
 - In a Chinese text, English words go one by one once their run reads as English.
 - After 256 characters without any of these, at the last blank or right there.
 
-Within the brackets of a link none of these but the line break ends a segment. The language,
+Within the brackets of a link none of these but the line break ends a phrase. The language,
 unless it is given, is that of the text so far.
 """
 
@@ -22,7 +22,7 @@ import re
 
 from cosyjax.text import markup, read_en, read_zh
 from cosyjax.text.en_words import WAITING, WAITING_BARE
-from cosyjax.text.language import Counter
+from cosyjax.text.language import Counter, is_english
 from cosyjax.text.rules import COMMA, STOP, any_of
 from cosyjax.text.split import CLOSERS
 from cosyjax.text.text_tokenizer import is_han
@@ -31,8 +31,8 @@ from cosyjax.text.unify import drop_symbols, unify
 
 MOST_UNREAD = 256  # characters that wait for their reading, at most
 _RUN, _REACH = 24, 8  # letters without a mark, and how far behind a number its reading rules look
-_CONTEXT = 48  # characters before a segment that rules can see
-_LINK = 120  # characters within [ that keep a segment whole
+_CONTEXT = 48  # characters before a phrase that rules can see
+_LINK = 120  # characters within [ that keep a phrase whole
 _WRAPPED = 50  # characters of a line that goes on in the next one, if that begins in small letters
 
 _ENDS = re.compile("[。！？；，、：…]" + CLOSERS + "$")
@@ -65,7 +65,6 @@ _PLAIN = {  # no rule changes these: a short cut
 }
 _PLAIN_WORDS = re.compile(r"(?:[a-z]{1,20}[,;]? )+(?=[A-Za-z])")
 _PLAIN_CLAUSES = re.compile(r"(?:[\u4e00-\u9fff]{1,23}[，。！？；])+(?=[\u4e00-\u9fff])")
-_RUN_WORD = re.compile(r"(?<!\S)[A-Za-z']+(?![^\s,.;:!?])")
 _NAME_BEFORE = re.compile(r"[A-Z][a-z]+ $|[A-Z][a-z]+$")  # of Elizabeth I
 _ASCII_TAIL = re.compile(r"[ -~]*$")
 _ASCII_RUN = re.compile(r"[ -~]{8,}")
@@ -182,7 +181,7 @@ class Reader:
     return "".join(out)
 
   def _run_of_plain(self) -> bool:
-    """Many plain words or clauses at once, each of which would be a segment; a short cut."""
+    """Many plain words or clauses at once, each of which would be a phrase; a short cut."""
     if self._begins_line and not self._held[:1].isalpha():
       return False
     language = self.language
@@ -195,19 +194,19 @@ class Reader:
     return True
 
   def _cut(self, place: int, gap: int = 0, english: bool = False) -> None:
-    """What is held up to `place` is a segment, with a gap of so many characters behind it."""
-    segment, rest = self._held[:place], self._held[place + gap :]
-    self._read(segment, " " if gap else "", rest[:1])
+    """What is held up to `place` is a phrase, with a gap of so many characters behind it."""
+    phrase, rest = self._held[:place], self._held[place + gap :]
+    self._read(phrase, " " if gap else "", rest[:1])
     self._held, self._place, self._english = rest, 0, english
 
-  def _read(self, segment: str, gap: str = "", ahead: str = "") -> None:
-    """Reads a segment and gives it on."""
+  def _read(self, phrase: str, gap: str = "", ahead: str = "") -> None:
+    """Reads a phrase and gives it on."""
     if self._given == "auto":
-      self._counter.feed(segment)
+      self._counter.feed(phrase)
     language = self.language
-    if (not self._begins_line or segment[0].isalpha()) and _PLAIN[language].fullmatch(segment):
-      return self._emit(segment + gap, language, ahead, segment + gap)
-    source = unify(segment, language)
+    if (not self._begins_line or phrase[0].isalpha()) and _PLAIN[language].fullmatch(phrase):
+      return self._emit(phrase + gap, language, ahead, phrase + gap)
+    source = unify(phrase, language)
     text = source
     if self._begins_line:
       text, is_item = markup.begin_line(text)
@@ -243,7 +242,7 @@ class Reader:
     self._begins_line = self._begins_line and not source.strip()
 
   def _inside(self, step: re.Match) -> None:
-    """Segments that end without a blank."""
+    """Phrases that end without a blank."""
     place = step.end()
     c = self._held[place]
     if step["run"]:
@@ -280,7 +279,7 @@ class Reader:
     return counter.language(self._prompt_language)
 
   def _after_blank(self, start: int, end: int) -> None:
-    """Ends a segment at a blank if that can be, and always at a line break."""
+    """Ends a phrase at a blank if that can be, and always at a line break."""
     c = self._held[end]
     if "\n" in self._held[start:end]:
       return self._end_line(start, end, c)
@@ -322,7 +321,7 @@ class Reader:
     return opening >= 0 and "]" not in self._held[opening:place]
 
   def _is_border(self, start: int, c: str) -> tuple[bool, bool]:
-    """Whether the blank behind the word that ends at `start` ends a segment; and whether that lies in English."""
+    """Whether the blank behind the word that ends at `start` ends a phrase; and whether that lies in English."""
     token = self._held[self._held.rfind(" ", 0, start) + 1 : start]
     waits = _WAITING.match(token)
     waits = (waits is not None and len(token) - waits.end() <= 1) or (
@@ -347,12 +346,6 @@ class Reader:
     """Whether the run of ASCII that ends here is English whatever follows."""
     before = self._held[:start]
     return (self._english and before.isascii()) or is_english(_ASCII_TAIL.search(before).group())
-
-
-def is_english(run: str) -> bool:
-  """Whether a run of ASCII in a Chinese text is a piece of English: three words, two in small letters."""
-  words = _RUN_WORD.findall(run)
-  return len(run) >= 8 and len(words) >= 3 and sum(len(word) > 1 and word.islower() for word in words) >= 2
 
 
 def is_wide(c: str) -> bool:

@@ -1,6 +1,6 @@
 """Blanks and pauses between what has been read: one mark or one blank, or nothing.
 
-The last step of reading, for segments one after the other. Rules put in pauses freely; here
+The last step of reading, for phrases one after the other. Rules put in pauses freely; here
 they become marks, unless a mark stands beside them already.
 """
 
@@ -23,7 +23,7 @@ _EAGER = frozenset("\"'(“‘’")
 
 
 def tidy_chinese(text: str) -> str:
-  """Points and brackets of a Chinese segment."""
+  """Points and brackets of a Chinese phrase."""
   if "." in text:
     text = re.sub(r"\.{2,}", "……", text)
     text = re.sub(r"(?<![A-Za-z0-9])\.|\.(?=\s*(?:[^\x00-\x7f]|$))", "。", text)
@@ -31,7 +31,7 @@ def tidy_chinese(text: str) -> str:
 
 
 class Tidy:
-  """Joins what comes segment by segment."""
+  """Joins what comes phrase by phrase."""
 
   def __init__(self) -> None:
     self._tail = ""  # the end of what was given; "\0" is a tag
