@@ -23,6 +23,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long' tests
 
 test-long: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray,serve-tests]'
 	$(BIN)/python -m pytest -m long tests
 
 lint: $(READY)

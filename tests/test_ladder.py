@@ -22,6 +22,7 @@ LADDER = (
   ("data",),
   ("evaluation",),
   ("posttraining",),
+  ("serving",),
   ("analysis",),  # instruments: nothing else in the library imports them
 )
 STEP = {room: step for step, rooms in enumerate(LADDER) for room in rooms}

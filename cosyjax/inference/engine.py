@@ -200,6 +200,20 @@ class Engine:
     """Bytes on the device, by what they hold: "lm", "flow", "vocoder", and prepared "voices"."""
     return self.slots.memory()
 
+  @property
+  def alive(self) -> bool:
+    """Whether requests are taken: the engine is not closed, and its thread has not died."""
+    return self._scheduler.alive
+
+  def check_room(self) -> None:
+    """Refuses what `stream` would refuse now, before anything is prepared for it.
+
+    Raises:
+      BusyError: all slots are taken and the queue is full.
+      EngineError: the engine is closed.
+    """
+    self._scheduler.check_room()
+
   def stats(self) -> Stats:
     """What has become of all requests so far."""
     return self._scheduler.stats()

@@ -59,6 +59,11 @@ class Scheduler:
 
   # For other threads.
 
+  @property
+  def alive(self) -> bool:
+    """Whether requests are taken: not closed, and the thread has not died."""
+    return not self._closed and (self._thread is None or self._thread.is_alive())
+
   def check_room(self) -> None:
     """Raises BusyError or EngineError if a request could not be taken now."""
     with self._changed:
