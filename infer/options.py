@@ -30,8 +30,8 @@ RANDOM_WEIGHTS = (
 )
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-  source = parser.add_mutually_exclusive_group(required=True)
+def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+  source = parser.add_mutually_exclusive_group(required=required)
   source.add_argument("--model", type=Path, help="model directory, from python -m convert.cosyvoice2")
   source.add_argument("--preset", choices=sorted(config_lib.PRESETS), help="seeded random weights of this size")
   parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="compute type")

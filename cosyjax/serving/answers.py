@@ -28,6 +28,7 @@ class Answer(Response):
     self._work = work
 
   async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
+    """Answers one request."""
     work = asyncio.create_task(self._work(scope, send))
     gone = asyncio.create_task(_disconnected(receive))
     try:
@@ -48,6 +49,7 @@ async def _disconnected(receive: Any) -> None:
 
 
 async def start(send: Send, status: int, headers: dict[str, str]) -> None:
+  """Begins an answer."""
   names = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
   await send({"type": "http.response.start", "status": status, "headers": names})
 

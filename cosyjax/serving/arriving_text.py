@@ -44,6 +44,7 @@ class ArrivingText:
     self._changed.set()
 
   def close(self) -> None:
+    """Ends the text: nothing follows."""
     self.closed = True
     self._changed.set()
 

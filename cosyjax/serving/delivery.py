@@ -43,6 +43,7 @@ class Budget:
 
   @property
   def spent(self) -> bool:
+    """Whether there is no room for another request's audio."""
     return self.taken >= self.most
 
 

@@ -41,4 +41,5 @@ class DeviceLine:
     self._waiting -= 1
 
   def stop(self) -> None:
+    """Ends the thread after what it is doing."""
     self._pool.shutdown(wait=False, cancel_futures=True)

@@ -70,10 +70,12 @@ class Raw:
     self._head = wav_header(rate=rate) if name == "wav" else b""
 
   def push(self, samples_A: np.ndarray) -> bytes:
+    """Takes float32 [A]; returns it as bytes, after the header if it is the first."""
     head, self._head = self._head, b""
     return head + pcm16(samples_A).tobytes()
 
   def finish(self) -> bytes:
+    """The header, if there was no audio at all."""
     head, self._head = self._head, b""
     return head
 

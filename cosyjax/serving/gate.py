@@ -40,6 +40,7 @@ class Gate:
     self._is_page, self._open = page_paths, 0
 
   async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Serves one request or socket."""
     if scope["type"] == "lifespan":
       await self._app(scope, receive, send)
       return

@@ -35,11 +35,13 @@ class Meters:
     self._totals = dict.fromkeys(("submitted", *OUTCOMES), 0)
 
   def begin(self, route: str) -> None:
+    """Counts a request that has come."""
     with self._lock:
       self._totals["submitted"] += 1
     self.submitted.labels(route).inc()
 
   def end(self, route: str, outcome: str) -> None:
+    """Counts how a request has ended."""
     with self._lock:
       self._totals[outcome] += 1
     self.ended.labels(route, outcome).inc()
@@ -62,6 +64,7 @@ class CompileWatch:
     self._counter: Any = None
 
   def open(self) -> None:
+    """Begins to count."""
     from cosyjax.inference.compilation import count_compilations
 
     self._counter, self._seen = self._stack.enter_context(count_compilations()), 0
@@ -73,4 +76,5 @@ class CompileWatch:
       self._seen = self._counter.count
 
   def close(self) -> None:
+    """Stops counting."""
     self._stack.close()

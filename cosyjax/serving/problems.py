@@ -45,6 +45,7 @@ class Problem(CosyError):
 
   @property
   def type(self) -> str:
+    """OpenAI's word for the kind of error."""
     return TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
 
   def body(self) -> dict[str, Any]:
@@ -52,6 +53,7 @@ class Problem(CosyError):
     return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
   def headers(self) -> dict[str, str]:
+    """Headers that go with the answer."""
     more = {"retry-after": str(self.retry_after)} if self.retry_after is not None else {}
     return more | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 

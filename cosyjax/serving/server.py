@@ -31,6 +31,7 @@ class PatientProtocol(H11Protocol):
   """HTTP/1.1, with an end to the patience for a first request's head."""
 
   def connection_made(self, transport: Any) -> None:
+    """Starts the clock of a connection."""
     super().connection_made(transport)
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -39,6 +40,7 @@ class PatientProtocol(H11Protocol):
     self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
 
   def connection_lost(self, exc: Exception | None) -> None:
+    """Stops the clock."""
     self._head_timer.cancel()
     super().connection_lost(exc)
 
@@ -57,6 +59,7 @@ class Server(uvicorn.Server):
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
+    """Takes SIGTERM and SIGINT, where this is the main thread."""
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
       yield
@@ -133,6 +136,7 @@ class JsonLines(logging.Formatter):
   """Log records as one JSON object a line."""
 
   def format(self, record: logging.LogRecord) -> str:
+    """A record as one line."""
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
     line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage()}
     line |= getattr(record, "fields", {})

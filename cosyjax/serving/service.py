@@ -114,6 +114,7 @@ class Service:
 
   @property
   def engine_alive(self) -> bool:
+    """Whether there is an engine whose thread has not died."""
     return self.engine is not None and self.engine.alive
 
   @property
@@ -325,6 +326,7 @@ class Service:
       self._device.later(lambda: self.engine.forget(voice))
 
   async def list_voices(self) -> list[dict[str, Any]]:
+    """What clients are told of all voices."""
     return await asyncio.to_thread(lambda: [self.voices.describe(entry) for entry in self.voices.entries()])
 
   async def convert(self, data: bytes, ask: Ask) -> bytes:

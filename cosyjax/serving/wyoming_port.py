@@ -73,6 +73,7 @@ class WyomingPort:
     return self._server.sockets[0].getsockname()[1]
 
   async def stop(self) -> None:
+    """Closes the port."""
     if self._server is not None:
       self._server.close()
 
