@@ -119,6 +119,17 @@ def test_streams_of_the_table():
       assert fed(text, size, language=language) == (whole.text, list(whole.ids)), text
 
 
+def test_streams_that_find_out_the_language():
+  """The language of the text so far is that of the whole, for every row of the table."""
+  for _, language, text, _ in ROWS[::2]:
+    options = {"prompt_language": "zh" if language == "zh" else "en"}
+    try:
+      [whole] = prepare(text, TINY, ONE, **options)
+    except TextError:
+      continue
+    assert fed(text, 1, **options) == (whole.text, list(whole.ids)), text
+
+
 def test_streams_of_generated_texts():
   """3,000 texts of all kinds, cut at random: the words of the whole text."""
   draw = random.Random(1)
@@ -165,10 +176,21 @@ def test_language_is_detected():
     "O preço é 50 reais": "other", "私は25歳です": "other", "東京駅で10円": "other", "저는 20살": "other",
     "Мне 30 лет": "other",
     "I have 3 cats": "en", "The café opens at 9": "en", "Los Angeles has 4 million people": "en", "α = 5": "en",
+    "Smith et al. 2020": "en", "3:00 PM EST": "en", "import os.path": "en", "ΔT rose": "en",
     "角度θ为30°": "zh", "hello 世界": "zh", "5 μg": "en",
   }.items():  # fmt: skip
     assert detect_language(text) == language, text
-  for text in ("2024-05", "12", "5.6mmol/L", "①②③", "-5%~-3%"):  # digits, signs and units alone
+  for text in (
+    "2024-05",
+    "12",
+    "5.6mmol/L",
+    "①②③",
+    "-5%~-3%",
+    "x³",
+    "CO₂",
+    "US$20",
+    "A-Z",
+  ):  # digits, signs and units alone
     assert (detect_language(text), detect_language(text, "zh")) == ("en", "zh")
 
 

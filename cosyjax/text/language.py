@@ -7,7 +7,8 @@ from cosyjax.text import tags
 
 LANGUAGES = ("auto", "en", "zh", "other")
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_LETTERS = r"[^\W\d_²³¹⁰-₟①-⓿]+"
+_WORD = re.compile(rf"{_LETTERS}(?:['’]{_LETTERS})*")
 _RUN_WORD = re.compile(r"(?<!\S)[A-Za-z']+(?![^\s,.;:!?])")
 _SIGNED = re.compile("[0-9/]")
 _HAN = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U000323af]")
@@ -37,26 +38,31 @@ _ENGLISH = _words("""
 """)
 # Of English too, or of its names: half as telling, and only in small letters.
 _WEAK = _words("""
-  art as bei bin come con der des di dos du el era et fin ha hay ho hoy il im la las le les lo los ma mes met mi
-  na non om on per plus rue sale se su sur te tu um un une van von
+  al art as bei bin come con der des di dos du el era et fin ha hay ho hoy il im la las le les lo los ma mes met
+  mi mon na non o om on os per plus rue sale se su sur te tu um un une van von
 """)
 # Common in German, French, Spanish, Italian, Portuguese, Dutch, Swedish or Polish, and no English.
 _FOREIGN = _words("""
-  aber abril agosto al alle amanhã anni anno année années ano anos ans ao août aprile att au auch auf
-  aujourd'hui aus aux avec avril año años bis c'est ce cette che como coûte cuesta custa d'un d'une dans das dei
-  dein del della delle dello dem det dezember dezembro dias dicembre diciembre domani décembre días een ein eine
-  einem einen einer ela ele elle em en enero er es est está eu euro fait febbraio febrero februar fevereiro
-  février für gennaio gestern gibt giorni giugno gli guten habe haben hai het heures heute hoch hoje horas ich
-  ihr ik il's ils ist j'ai jaar jag jahre jahren janeiro januar janvier jaren je jest jours juillet juin julho
-  juli julio junho juni junio kann kommt kostet kronor l'an lat leur luglio maggio maio mais mam março mayo
-  mañana mehr mein meses mesi minuten mois molto mon morgen muito muy más märz n'est nach nació nas nasceu ne
-  nel nella nicht nie niet noch nos nous novembre novembro noviembre nummer nur não né née o och octobre octubre
-  oder oggi oktober ore os ottobre ou outubro où para pas perché pero più por pour prix på qu'il que questa
-  questo qui s'il sehr seit septembre septiembre ses setembro settembre sich sie sind się som sono sont straße
-  stunden sus são tage tagen tem tengo tenho tiene très uhr uma una und unos uns unter uur você voor vor vous
-  wenn werden wie wir wird zijn zu zum zur à är år ça è é été über
+  aber abril agosto alle amanhã anni anno année années ano anos ans ao août aprile att au auch auf aujourd'hui
+  aus aux avec avril año años bis c'est ce cette che como coûte cuesta custa d'un d'une dans das dei dein del
+  della delle dello dem det dezember dezembro dias dicembre diciembre domani décembre días een ein eine einem
+  einen einer ela ele elle em en enero er es est está eu euro fait febbraio febrero februar fevereiro février
+  für gennaio gestern gibt giorni giugno gli guten habe haben hai het heures heute hoch hoje horas ich ihr ik
+  il's ils ist j'ai jaar jag jahre jahren janeiro januar janvier jaren je jest jours juillet juin julho juli
+  julio junho juni junio kann kommt kostet kronor l'an lat leur luglio maggio maio mais mam março mayo mañana
+  mehr mein meses mesi minuten mois molto morgen muito muy más märz n'est nach nació nas nasceu ne nel nella
+  nicht nie niet noch nos nous novembre novembro noviembre nummer nur não né née och octobre octubre oder oggi
+  oktober ottobre ou outubro où para pas perché pero più por pour prix på qu'il que questa questo qui s'il sehr
+  seit septembre septiembre ses setembro settembre sich sie sind się som sono sont straße stunden sus são tage
+  tagen tem tengo tenho tiene très uhr uma una und unos uns unter uur você voor vor vous wenn werden wie wir
+  wird zijn zu zum zur à är år ça è é été über
 """)
 _MARKED = re.compile("[äöüßéèêëàâçîïôûùœæñáíóúìòãõąćęłńśźżåøěščřžýůőűğşıțșđğ]", re.I)
+
+
+def _says_nothing(word: str) -> bool:
+  """Single letters and short capitals stand in every language: x, CO, USA, EST."""
+  return (len(word) == 1 or (len(word) < 5 and word.isupper())) and word not in ("I", "à", "é", "y", "è")
 
 
 def check(language: str, prompt_language: str = "en") -> None:
@@ -88,13 +94,14 @@ class Counter:
         kana += len(_JAPANESE.findall(text))
       self._han, self._kana = self._han + han, self._kana + kana
     elif not _SIGNED.search(text):  # words alone: a short cut
-      words = _WORD.findall(text)
-      self.words += len(words)
-      self._latin += sum(map(len, words))
-      for word in words:
+      for word in _WORD.findall(text):
+        if _says_nothing(word):
+          continue
+        self.words += 1
+        self._latin += len(word)
         lower = word.lower()
         self._english += lower in _ENGLISH
-        self._foreign += 1 if lower in _FOREIGN else 0.5 if word in _WEAK else 0
+        self._foreign += 1 if lower in _FOREIGN else 0.4 if word in _WEAK else 0
       return
     for m in _WORD.finditer(text):
       word = m.group()
@@ -102,7 +109,7 @@ class Counter:
         self._count_latin(word, text, m.start())
       elif not word[0].isalpha() or _HAN.search(word) or _KANA.search(word):
         continue
-      elif word[0] < "\u0370" or word[0] in "μΩ":
+      elif word[0] < "\u0370" or word[-1].isascii():  # ΔT, μm
         self._count_latin(word.replace("’", "'"), text, m.start())
       elif len(word) > 1 or not "\u0370" <= word <= "\u03ff":
         self._other += sum(not "\uff00" <= c <= "\uffef" and not "\u2100" <= c <= "\u214f" for c in word)
@@ -113,6 +120,8 @@ class Counter:
       lower in _UNITS and text[:start].rstrip()[-1:].isdigit()
     ):
       return  # a unit
+    if _says_nothing(word):
+      return
     self._latin += len(word)
     self.words += 1
     if lower in _ENGLISH:
@@ -120,7 +129,7 @@ class Counter:
     elif lower in _FOREIGN:
       self._foreign += 1
     elif word in _WEAK:
-      self._foreign += 0.5
+      self._foreign += 0.4
     if not word.isascii() and _MARKED.search(word):
       self._foreign += 0.6
 
