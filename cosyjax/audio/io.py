@@ -4,6 +4,7 @@ A file is decoded in blocks, never beyond a limit, so a hostile one (a header th
 packed silence) costs bounded time and memory.
 """
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from cosyjax.audio.containers import blocks, container_of
+from cosyjax.audio.mixing import Mixer, mix_down
 from cosyjax.errors import AudioError, OutputError
 from cosyjax.files import write_whole
 
@@ -31,12 +34,14 @@ def read(
   """Reads a recording as mono.
 
   Args:
-    source: path of a file, or a binary stream, in any format that libsndfile knows.
+    source: path of a file, or a binary stream, in any format that libsndfile knows; with PyAV installed
+      also m4a, webm, amr and mp4.
     rate: samples a second to resample to; the file's own if None.
     max_seconds: a longer file is refused, as is one of more than `MAX_SAMPLES` samples.
 
   Returns:
-    float32 [A], the mean of the file's channels (full scale is 1), and its rate in Hz.
+    float32 [A], the mean of the file's channels (full scale is 1), and its rate in Hz. Of two channels in
+      opposite phase, which would cancel each other, the first alone is taken, with a warning.
 
   Raises:
     AudioError: not there, not a file, not audio, damaged, no samples, too long, a rate outside
@@ -47,8 +52,15 @@ def read(
   is_stream = hasattr(source, "read")
   where = str(getattr(source, "name", "audio stream")) if is_stream else _readable(source)
   try:
-    with soundfile.SoundFile(_whole(source, where) if is_stream else source) as file:
-      wave_A, rate_in = _decode(file, where, max_seconds), file.samplerate
+    with contextlib.ExitStack() as open_files:
+      data = _whole(source, where) if is_stream else open_files.enter_context(Path(source).open("rb"))
+      container = container_of(data.read(16))
+      data.seek(0)
+      if container is None:
+        file = open_files.enter_context(soundfile.SoundFile(data if is_stream else source))
+        wave_A, rate_in = _decode(file, where, max_seconds), file.samplerate
+      else:
+        wave_A, rate_in = _decode_container(data, container, where, max_seconds)
   except AudioError:
     raise
   except (soundfile.SoundFileError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -222,12 +234,26 @@ def _decode(file, where: str, max_seconds: float) -> np.ndarray:
     )
   block = max(_BLOCK // channels, 1)
   # Pages are only taken when they are written, so room for a length that is a lie costs nothing.
-  wave_A = np.empty(declared + block, np.float32)
-  filled = 0
-  while filled < declared:
+  mixer = Mixer(declared + block, channels)
+  while mixer.filled < declared:
     values_AC = file.read(block, dtype="float32", always_2d=True)
     if not len(values_AC):  # cut short
       break
-    wave_A[filled : filled + len(values_AC)] = values_AC[:, 0] if channels == 1 else values_AC.mean(axis=1)
-    filled += len(values_AC)
-  return wave_A[: min(filled, declared)].copy()
+    mixer.add(values_AC)
+  return mixer.result(where, declared)
+
+
+def _decode_container(data: BinaryIO, container: str, where: str, max_seconds: float) -> tuple[np.ndarray, int]:
+  """As `_decode`, through PyAV, whose containers may not say how long they are."""
+  rate, parts = blocks(data, container, where)
+  if not RATES[0] <= rate <= RATES[1]:
+    raise AudioError(f"{where}: expected a sampling rate from {RATES[0]} to {RATES[1]} Hz, found {rate}")
+  limit, found, samples = min(int(max_seconds * rate), MAX_SAMPLES), [], 0
+  for values_AC in parts:
+    found.append(values_AC)
+    samples += len(values_AC)
+    if samples > limit:
+      raise AudioError(f"{where}: expected at most {limit / rate:g} s of audio at {rate} Hz, found more")
+  if not found:
+    return np.zeros(0, np.float32), rate
+  return mix_down(np.concatenate(found), where), rate

@@ -6,6 +6,7 @@ model.synthesize("Hello from JAX.", voice, seed=1).save("hello.wav")
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,8 @@ from cosyjax.lm.interleave import KnownText
 from cosyjax.text import TextTokenizer, prepare, tiny_tokenizer_dir
 
 Wave = str | Path | BinaryIO | tuple[np.ndarray, int]
+
+log = logging.getLogger("cosyjax.audio")
 
 PROMPT_SECONDS = (0.5, 30.0)
 SOURCE_SECONDS = (0.5, 600.0)
@@ -72,40 +75,52 @@ class Synthesizer:
 
   # Voices.
 
-  def voice(self, wav: Wave, transcript: str = "") -> Voice:
+  def voice(self, wav: Wave, transcript: str = "", *, trim: bool = True) -> Voice:
     """Makes a voice from a recording of 0.5 to 30 s.
+
+    What makes a recording doubtful (clipping, noise, a cut word, long silence) is logged as a warning.
 
     Args:
       wav: path or open file in any format that soundfile reads, or (samples [A] or [A, channels], rate).
       transcript: exactly what is said. Without it the voice serves the cross-lingual and
         instructed modes.
+      trim: whether long silence around the speech is left out.
 
     Returns:
       The voice; tokens and mel are cut so that there are exactly two frames per token.
 
     Raises:
       AudioError: unreadable, silent, not finite, too short or too long.
+      TextError: a transcript that nobody could say in that time.
     """
-    wave_24k, wave_16k = self._recording(wav, PROMPT_SECONDS)
+    wave_24k, wave_16k = self._recording(wav, PROMPT_SECONDS, transcript=transcript, trim=trim)
     tokens_U, mel_TM, speaker_E = recordings.analyse(self.loaded, wave_24k, wave_16k)
     per_token = self.config.audio.frames_per_token
     U = min(len(tokens_U), len(mel_TM) // per_token)
     return Voice(speaker_E, tokens_U[:U], mel_TM[: per_token * U], transcript.strip(), voice_versions())
 
-  def _recording(self, wav: Wave, seconds: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """The recording at 24 kHz and at 16 kHz, checked."""
+  def _recording(
+    self, wav: Wave, seconds: tuple[float, float], *, transcript: str | None = None, trim: bool = False
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The recording at the model's rate and at 16 kHz, checked; with a transcript, looked at as a prompt."""
     from cosyjax import audio
 
     if isinstance(wav, tuple):
       wave_A, rate = np.asarray(wav[0], np.float32), wav[1]
-      wave_A = wave_A.mean(axis=1) if wave_A.ndim == 2 else wave_A
       where = "the recording"
+      wave_A = audio.mix_down(wave_A, where) if wave_A.ndim == 2 else wave_A
       if wave_A.ndim != 1:
         raise AudioError(f"{where}: expected samples [A] or [A, channels], found shape {np.shape(wav[0])}")
     else:
       wave_A, rate = audio.read(wav, max_seconds=SOURCE_SECONDS[1])
       where = str(wav) if isinstance(wav, str | Path) else "the recording"
     audio.check_speech(wave_A, rate, where=where, min_seconds=seconds[0], max_seconds=seconds[1])
+    if transcript is not None:
+      found = audio.inspect_prompt(wave_A, rate, trim=trim)
+      for note in (*found.notes, *found.warnings):
+        log.warning(f"{where}: {note}")
+      wave_A = wave_A[found.start : found.stop]
+      audio.check_transcript(transcript, len(wave_A) / rate, where)
     return tuple(audio.resample(wave_A, rate, to) for to in (self.config.audio.sample_rate, audio.ENCODER_RATE))
 
   # Speech.
