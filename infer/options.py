@@ -125,13 +125,22 @@ def open_model(args: argparse.Namespace) -> Synthesizer:
   return load(args.model, dtype=args.dtype)
 
 
-def make_voice(model: Synthesizer, voice: str | None, prompt_wav: str | None, prompt_text: str) -> Voice:
+def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+  """Flags for the recording whose voice is taken."""
+  parser.add_argument("--prompt-wav", metavar="FILE", help="recording of 0.5 to 30 s of the voice to take")
+  parser.add_argument("--prompt-text", default="", help="what the prompt says")
+  parser.add_argument("--keep-silence", action="store_true", help="keep long silence around the prompt's speech")
+
+
+def make_voice(
+  model: Synthesizer, voice: str | None, prompt_wav: str | None, prompt_text: str, keep_silence: bool = False
+) -> Voice:
   """A voice from a saved file, or from a recording and its transcript."""
   if voice:
     return Voice.load(voice)
   if not prompt_wav:
     raise AudioError("no voice: give --prompt-wav (with --prompt-text), or --voice FILE")
-  return model.voice(prompt_wav, prompt_text)
+  return model.voice(prompt_wav, prompt_text, trim=not keep_silence)
 
 
 def check_folder(path: Path | None) -> None:

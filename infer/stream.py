@@ -57,8 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--out", help=".wav or .flac file, or - for samples on standard output")
   parser.add_argument("--raw", action="store_true", help="--out is a file (or pipe) of samples without a header")
   parser.add_argument("--voice", metavar="FILE", help="a saved voice")
-  parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
-  parser.add_argument("--prompt-text", default="", help="what the prompt says")
+  options.add_prompt_flags(parser)
   options.add_request_flags(parser)
   options.add_dry_run_flag(parser)
   add_engine_flags(parser)
@@ -195,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
   text = open_text(args)
   model = options.open_model(args)
   began = time.perf_counter()
-  voice = options.make_voice(model, args.voice, args.prompt_wav, args.prompt_text)
+  voice = options.make_voice(model, args.voice, args.prompt_wav, args.prompt_text, args.keep_silence)
   analysed = time.perf_counter()
   with open_engine(model, args) as engine:
     if args.warm_up:

@@ -84,8 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--out", type=Path, help=".wav or .flac file to write")
   parser.add_argument("--voice", metavar="FILE", help="a saved voice")
   parser.add_argument("--save-voice", metavar="FILE", type=Path, help="keep the voice made from --prompt-wav")
-  parser.add_argument("--prompt-wav", help="0.5 to 30 s of the voice to take")
-  parser.add_argument("--prompt-text", default="", help="what the prompt says")
+  options.add_prompt_flags(parser)
   options.add_request_flags(parser)
   options.add_dry_run_flag(parser)
   parser.add_argument("--max-batch", type=int, default=8, help="jobs computed together")
@@ -147,14 +146,14 @@ def _job(row: Any, where: str, args: argparse.Namespace) -> Job:
   return Job(where=where, out=Path(row["out"]), text=row["text"], options=chosen, **voice)
 
 
-def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int) -> None:
+def run_jobs(model: Synthesizer, jobs: list[Job], max_batch: int, keep_silence: bool = False) -> None:
   voices: dict[tuple, Voice] = {}
   requests = []
   for job in jobs:
     key = (job.voice, job.prompt_wav, job.prompt_text)
     try:
       if key not in voices:
-        voices[key] = options.make_voice(model, *key)
+        voices[key] = options.make_voice(model, *key, keep_silence)
       request = Request(job.text, voices[key], **job.options)
       resolve_mode(request)
     except CosyError as error:
@@ -196,9 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     check_target(target)
   model = options.open_model(args)
   if jobs:
-    run_jobs(model, jobs, args.max_batch)
+    run_jobs(model, jobs, args.max_batch, args.keep_silence)
     return 0
-  voice = options.make_voice(model, args.voice, args.prompt_wav, args.prompt_text)
+  voice = options.make_voice(model, args.voice, args.prompt_wav, args.prompt_text, args.keep_silence)
   if args.save_voice:
     voice.save(args.save_voice)
   start = time.perf_counter()

@@ -79,7 +79,7 @@ def test_without_pyav_the_message_says_what_to_do(tmp_path, monkeypatch):
 
   monkeypatch.setattr(builtins, "__import__", without)
   (tmp_path / "a.amr").write_bytes(b"#!AMR\n" + bytes(100))
-  with pytest.raises(AudioError, match=r"a\.amr: expected audio that libsndfile reads, .*; pip install av"):
+  with pytest.raises(AudioError, match=r"a\.amr: expected audio that libsndfile reads, .*; install PyAV to read it"):
     audio.read(tmp_path / "a.amr")
 
 
@@ -144,3 +144,21 @@ def test_a_transcript_has_to_fit():
     audio.check_transcript("twelve words" + " and more of it" * 6 + "!", 1.0, "a.wav")
   with pytest.raises(TextError, match=r"30 Han characters or kana, which takes 2\.1 s"):
     audio.check_transcript("好" * 30, 2.0, "a.wav")
+
+
+def test_a_voice_is_made_of_the_speech_alone(shallow, monkeypatch, caplog):
+  seen = []
+
+  def analyse(model, wave_24k, wave_16k):
+    seen.append((len(wave_24k) / RATE, len(wave_16k) / 16_000))
+    return np.zeros(4, np.int32), np.zeros((8, 80), np.float32), np.ones(24, np.float32)
+
+  monkeypatch.setattr("cosyjax.inference.synthesizer.recordings.analyse", analyse)
+  wave_A = np.concatenate([silence(1.5), speech(), silence(2.0)])
+  shallow.voice((wave_A, RATE), "a hum")
+  assert "the recording: 1.3 s of silence before the speech" in caplog.text
+  shallow.voice((wave_A, RATE), "a hum", trim=False)
+  assert [round(a, 1) for a, _ in seen] == [2.4, 5.5] and all(abs(a - b) < 1e-3 for a, b in seen)
+  with pytest.raises(TextError, match=r"the recording: expected a transcript"):
+    shallow.voice((wave_A, RATE), "far too many words " * 20)
+  assert len(seen) == 2

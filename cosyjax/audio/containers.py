@@ -11,7 +11,7 @@ import numpy as np
 
 from cosyjax.errors import AudioError
 
-HINT = "pip install av (15 or later) reads it here; or convert it to WAV or FLAC: ffmpeg -i IN OUT.wav"
+HINT = "install PyAV to read it (pip install 'cosyjax[media]'), or convert it: ffmpeg -i IN OUT.wav"
 
 
 def container_of(head: bytes) -> str | None:
