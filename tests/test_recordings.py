@@ -158,7 +158,7 @@ def test_a_voice_is_made_of_the_speech_alone(shallow, monkeypatch, caplog):
   shallow.voice((wave_A, RATE), "a hum")
   assert "the recording: 1.3 s of silence before the speech" in caplog.text
   shallow.voice((wave_A, RATE), "a hum", trim=False)
-  assert [round(a, 1) for a, _ in seen] == [2.4, 5.5] and all(abs(a - b) < 1e-3 for a, b in seen)
+  assert [round(a, 1) for a, _ in seen] == [2.3, 5.5] and all(abs(a - b) < 1e-3 for a, b in seen)
   with pytest.raises(TextError, match=r"the recording: expected a transcript"):
     shallow.voice((wave_A, RATE), "far too many words " * 20)
   assert len(seen) == 2
