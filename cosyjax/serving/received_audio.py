@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from cosyjax import audio
+from cosyjax.audio.containers import blocks
 from cosyjax.errors import AudioError
 from cosyjax.serving.problems import Problem
 from cosyjax.serving.settings import Settings
 
 FETCH_SECONDS = 10.0
-BLOCK = 1 << 16
 
 
 def from_reference(text: str, settings: Settings, param: str = "ref_audio") -> bytes:
@@ -96,7 +96,7 @@ def _from_url(url: str, hosts: tuple[str, ...], most: int, param: str) -> bytes:
 
 
 def decode(data: bytes, max_seconds: float, param: str = "ref_audio") -> tuple[np.ndarray, int]:
-  """Decodes a recording as mono: what libsndfile knows, and AAC, MP4 and WebM through FFmpeg.
+  """Decodes a recording as mono, in any format that `cosyjax.audio.read` knows, and FLAC of open length.
 
   Args:
     data: a file's bytes.
@@ -109,49 +109,22 @@ def decode(data: bytes, max_seconds: float, param: str = "ref_audio") -> tuple[n
   Raises:
     AudioError: not audio, damaged, or too long.
   """
-  kind = _container(data)
   try:
-    if kind is None:
-      return audio.read(io.BytesIO(data), max_seconds=max_seconds)
-    return _decode_ffmpeg(data, kind, max_seconds)
+    if len(data) > 42 and data[:4] == b"fLaC" and not any(data[22:26]) and not data[21] & 15:
+      return _open_flac(data, max_seconds, param)  # a stream's, whose head does not say how long it is
+    return audio.read(io.BytesIO(data), max_seconds=max_seconds)
   except AudioError as error:
     raise AudioError(str(error).replace("audio stream", param)) from error
 
 
-def _container(data: bytes) -> str | None:
-  """FFmpeg's name of a container that libsndfile does not read, by its first bytes."""
-  if data[4:8] == b"ftyp":
-    return "mp4"
-  if data[:4] == b"\x1a\x45\xdf\xa3":
-    return "matroska"
-  if data[:4] == b"fLaC" and len(data) > 42 and not any(data[22:26]) and not data[21] & 15:
-    return "flac"  # a stream's, whose head does not say how long it is
-  return "aac" if data[:1] == b"\xff" and data[1:2] in (b"\xf1", b"\xf9") else None
-
-
-def _decode_ffmpeg(data: bytes, kind: str, max_seconds: float) -> tuple[np.ndarray, int]:
-  import av
-
-  parts: list[np.ndarray] = []
-  try:
-    with av.open(io.BytesIO(data), "r", format=kind, metadata_errors="ignore") as container:
-      if not container.streams.audio:
-        raise AudioError("audio stream: expected audio, found a file without any")
-      stream = container.streams.audio[0]
-      rate, taken = stream.rate or 0, 0
-      if not 8_000 <= rate <= 192_000:
-        raise AudioError(f"audio stream: expected a sampling rate from 8000 to 192000 Hz, found {rate}")
-      resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-      for frame in container.decode(stream):
-        for mono in resampler.resample(frame):
-          parts.append(mono.to_ndarray()[0])
-          taken += len(parts[-1])
-        if taken > max_seconds * rate:
-          raise AudioError(f"audio stream: expected at most {max_seconds:g} s of audio, found more")
-  except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-    if isinstance(error, AudioError):
-      raise
-    raise AudioError("audio stream: expected audio, found what cannot be decoded") from error
-  if not parts:
-    raise AudioError("audio stream: expected audio, found no samples")
-  return np.concatenate(parts), rate
+def _open_flac(data: bytes, max_seconds: float, param: str) -> tuple[np.ndarray, int]:
+  rate, parts = blocks(io.BytesIO(data), "flac", param)
+  found, taken = [], 0
+  for values_AC in parts:
+    found.append(values_AC)
+    taken += len(values_AC)
+    if taken > max_seconds * rate:
+      raise AudioError(f"{param}: expected at most {max_seconds:g} s of audio, found more")
+  if not found:
+    raise AudioError(f"{param}: expected audio, found no samples")
+  return audio.mix_down(np.concatenate(found), param), rate
