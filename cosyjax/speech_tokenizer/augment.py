@@ -1,7 +1,8 @@
-"""What makes recordings harder to read while the recogniser trains: masks, hiss and blur of the log-mel.
+"""What makes recordings harder to read while the recogniser trains: masks, hiss, blur, warp and colour of the log-mel.
 
 Masks are SpecAugment's (Park et al. 2019, arXiv:1904.08779), without its warp of time. Hiss and blur are what
-vocoders and telephones leave behind. A recogniser that has seen them reads synthesised speech as well as recordings,
+vocoders and telephones leave behind; warp (vocal tract length perturbation, Jaitly and Hinton 2013) moves formants and
+pitch as another speaker's would lie, colour tilts and bends the spectrum as rooms and microphones do. A recogniser that has seen them reads synthesised speech as well as recordings,
 and with few recordings it learns sounds instead of learning the recordings by heart.
 """
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
 
+_COSINES = 4  # of a row's colour: the slowest is a tilt
 DECADES = 4.0  # powers of ten of the mel energy to one unit of the 16 kHz log-mel
 
 
@@ -28,19 +30,22 @@ class AugmentConfig:
   hiss: float = 0.0  # share of rows over which white noise is laid
   hiss_level: tuple[float, float] = (15.0, 60.0)  # dB below the row's loudest value, from and to
   blur: float = 0.0  # largest standard deviation, in dB, of what is added to every value; each row draws its own
+  warp: float = 0.0  # largest share by which a row's mel axis is stretched or squeezed
+  colour: float = 0.0  # standard deviation, in dB, of each of the slow cosines over the mel bins that a row is given
 
   def __post_init__(self) -> None:
     counts = (self.time_masks, self.time_width, self.bin_masks, self.bin_width)
-    if min(*counts, self.blur) < 0:
+    if min(*counts, self.blur, self.colour) < 0:
       raise ConfigError(f"augment: expected no negative number, found {self}")
-    if not (0 <= self.time_share <= 1 and 0 <= self.hiss <= 1):
-      raise ConfigError(f"augment.time_share, augment.hiss: expected shares, found {self.time_share} and {self.hiss}")
+    shares = (self.time_share, self.hiss, self.warp)
+    if min(shares) < 0 or max(shares) > 1:
+      raise ConfigError(f"augment.time_share, augment.hiss, augment.warp: expected shares, found {shares}")
     if len(self.hiss_level) != 2 or self.hiss_level[0] > self.hiss_level[1]:
       raise ConfigError(f"augment.hiss_level: expected two rising levels in dB, found {self.hiss_level}")
 
 
 def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: AugmentConfig) -> jax.Array:
-  """Log-mel with masks, hiss and blur.
+  """Log-mel that is warped, coloured, blurred, hissed at and masked, in this order.
 
   Args:
     key: of the step. The draws are of the whole batch.
@@ -55,6 +60,14 @@ def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: Augment
   keys = jax.random.split(key, 5)
   valid_BT1 = padding_mask(lengths_B, frames)[..., None]
   out_BTM = mel_BTM
+  warp_key, colour_key = jax.random.split(jax.random.fold_in(key, 1))  # apart: draws of the others stay as they are
+  if c.warp:
+    stretch_B11 = 1 + jax.random.uniform(warp_key, (batch, 1, 1), minval=-c.warp, maxval=c.warp)
+    out_BTM = warp(out_BTM, stretch_B11)
+  if c.colour:
+    size_BJ = c.colour / (10 * DECADES) * jax.random.normal(colour_key, (batch, _COSINES))
+    waves_JM = jnp.cos(jnp.pi * jnp.arange(1, _COSINES + 1)[:, None] * (jnp.arange(bins) + 0.5) / bins)
+    out_BTM = out_BTM + (size_BJ @ waves_JM)[:, None]
   if c.blur:
     scale_B11 = jax.random.uniform(keys[0], (batch, 1, 1), maxval=c.blur) / (10 * DECADES)
     out_BTM = out_BTM + scale_B11 * jax.random.normal(keys[1], mel_BTM.shape)
@@ -76,6 +89,14 @@ def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: Augment
     masked_BTM |= _spans(keys[4], c.bin_masks, widest_B, jnp.full((batch,), bins), bins)[:, None, :]
   mean_B11 = jnp.mean(out_BTM, axis=(1, 2), keepdims=True, where=valid_BT1 & jnp.ones((bins,), bool))
   return jnp.where(valid_BT1, jnp.where(masked_BTM, mean_B11, out_BTM), mel_BTM)
+
+
+def warp(mel_BTM: jax.Array, stretch_B11: jax.Array) -> jax.Array:
+  """Log-mel whose bin k is bin k / stretch of the given one, linear in between; past the last bin, the last."""
+  bins = mel_BTM.shape[2]
+  at_B1M = jnp.minimum(jnp.arange(bins) / stretch_B11, bins - 1)
+  weights_BNM = jnp.maximum(0.0, 1.0 - jnp.abs(at_B1M - jnp.arange(bins)[:, None]))
+  return jnp.einsum("BTN,BNM->BTM", mel_BTM, weights_BNM, precision="highest")
 
 
 def _spans(key: jax.Array, count: int, widest_B: jax.Array, lengths_B: jax.Array, size: int) -> jax.Array:
