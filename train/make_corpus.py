@@ -1,17 +1,25 @@
-"""Makes a small speech corpus with installed speech engines, so that every trainer can be tried without a download.
+"""Makes a speech corpus with what is installed: speech engines, or better, teachers from package registries.
 
   python -m train.make_corpus --out made --hours 1.0 --held-out-speakers 8
+  python -m train.make_corpus --teacher hibari --texts en.txt --hours 20 --out taught
+  python -m train.make_corpus --teacher kokoro --kokoro-voices kokoro-js-1.2.1.tgz --texts zh.txt --language zh \\
+    --out taught
   python -m train.build_corpus --manifest made/manifest.jsonl --split unseen=made/unseen.jsonl --out corpus
 
-Speaks English and Spanish sentences from a small grammar, with up to 60 voices of espeak-ng, flite and
-festival. A speaker is a voice at a pitch and speed of its own; every speaker gets the same time, and no
-sentence is said twice. An hour takes about two minutes on two cores.
+Without --teacher, up to 60 voices of espeak-ng, flite and festival speak English and Spanish sentences of a small
+grammar, so that every trainer can be tried. A speaker is a voice at a pitch and speed of its own; every speaker gets
+the same time, and no sentence is said twice. An hour takes about two minutes on two cores. Writes into --out:
+`audio/*.flac` at the engine's own rate, `manifest.jsonl`, `unseen.jsonl` (the speakers held out whole) and `made.json`
+(the engines and their versions).
 
-Writes into --out: `audio/*.flac` at the engine's own rate, `manifest.jsonl`, `unseen.jsonl` (the speakers
-held out whole) and `made.json` (the engines and their versions). The same seed and engines give the same
-bytes, with any number of --processes.
+A teacher (`train.teachers` says how to install them) speaks the lines of --texts at 24 kHz, one an utterance, and
+goes on where it was interrupted; several teachers may speak into one --out. Writes `train.jsonl`, `validation.jsonl`
+(held-out texts), `unseen.jsonl` (held-out voices), the same in `phones/` with phonemes for text, which is what the
+recogniser in the speech tokenizer learns to read, `details.jsonl`, and a description of each teacher.
 
-Exit status: 0, or 2 if no engine is installed or the output cannot be written.
+The same seed and engines give the same bytes, with any number of --processes.
+
+Exit status: 0, or 2 if no engine is installed, a teacher is missing, or the output cannot be written.
 """
 
 import argparse
@@ -32,11 +40,9 @@ from tqdm import tqdm
 
 from cosyjax.audio import io
 from cosyjax.errors import CosyError, DataError, OutputError
-
-
-def _words(line: str) -> list[str]:
-  return line.split("|" if "|" in line else None)
-
+from train import teacher_corpus
+from train.corpus_grammar import WORDS, sentences, words
+from train.teachers import Hibari, Kokoro
 
 INSTALL = "apt-get install espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
 ACCENTS = {
@@ -44,7 +50,8 @@ ACCENTS = {
   "es": ("es", "es-419"),
 }
 # Voices of espeak-ng that are not robots, and that differ in their formants.
-TIMBRES = _words(
+_HOURS = "{desc}: {n:.2f} of {total} h [{elapsed}]"
+TIMBRES = words(
   "f2 m3 f4 m1 f5 m7 f3 m2 f1 m4 m5 m6 m8 Annie Andy linda adam belinda Denis Alicia max steph david Andrea Lee "
   "anika john Mario aunty Diogo grandpa Michael"
 )
@@ -78,132 +85,6 @@ class Speaker:
       if done.returncode or not wav.is_file():
         raise DataError(f"{self.name}: {self.engine} did not speak {text!r} ({done.stderr.decode(errors='replace')})")
       return io.read(wav)
-
-
-# Sentences. Numbers are words, so that spelling follows sound.
-
-SMALL = _words("one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
-TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
-CHICO = _words("dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince veinte treinta")
-WORDS = {
-  "en": {
-    "number": SMALL[1:] + [f"{tens} {small}" for tens in TENS for small in SMALL[:9]],
-    "day": _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
-    "month": _words("January February March April May June July August September October November December"),
-    "name": _words(
-      "Alice Victor George Yvonne Thomas Judith Zachary Ursula Philip Bridget Hugo Naomi Quentin Rachel Walter Joyce "
-      "Edward Charlotte Oliver Beth"
-    ),
-    "adj": _words(
-      "yellow huge quiet ancient shiny broken cheerful foggy purple wooden thick jealous smooth younger vague clever "
-      "orange heavy narrow golden"
-    ),
-    "noun": _words(
-      "bridge yacht thimble garage wolf engine orchard judge violin mushroom feather clock ship pigeon treasure "
-      "blanket oyster kitchen queen zebra hammer cloud fish lighthouse giraffe window village thunder boy road"
-    ),
-    "plural": _words(
-      "apples wheels bells chairs letters horses pictures candles sausages boats coins shoes leaves keys watches "
-      "jugs toys maps eggs vases rings bricks"
-    ),
-    "place": _words(
-      "the harbour|the old church|the valley|a shop near the river|the railway station|their house|the beach|"
-      "a village in the north|the theatre|the edge of the wood|the zoo|my uncle's farm|the third floor"
-    ),
-    "past": _words(
-      "found|measured|sold|watched|carried|caught|painted|forgot|borrowed|pushed|noticed|chose|described|hid|"
-      "followed|lifted|cleaned|drew|photographed|threw away"
-    ),
-    "how": _words(
-      "quickly|without a sound|just in time|with great pleasure|rather badly|at the same hour|very gently|"
-      "for no reason at all|again and again|before the storm"
-    ),
-  },
-  "es": {
-    "number": CHICO + _words("cuarenta cincuenta sesenta setenta ochenta noventa cien"),
-    "day": _words("lunes martes miércoles jueves viernes sábado domingo"),
-    "month": _words("enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre"),
-    "name": _words(
-      "Lucía Jorge Begoña Íñigo Raquel Guillermo Chelo Joaquín Ximena Andrés Paula Enrique Yolanda Félix Sergio "
-      "Almudena Tomás Irene Vicente Zoraida"
-    ),
-    "adj": _words(
-      "azul verde grande gris triste fuerte brillante enorme elegante amable frágil alegre diferente inútil caliente "
-      "feliz"
-    ),
-    "noun": _words(
-      "el perro|la casa|el jardín|la llave|el zapato|la guitarra|el pueblo|la montaña|el puente|la cuchara|el reloj|"
-      "la niña|el caballo|la lluvia|el queso|la ventana|el ferrocarril|la hoja|el ladrillo|la bicicleta|el buey|"
-      "la iglesia|el dibujo|la foca|el murciélago|la yegua|el pingüino|la charca"
-    ),
-    "plural": _words(
-      "manzanas llaves coches gatos cartas flores peces sillas barcos huevos relojes cajas ruedas pájaros naranjas "
-      "jueces guantes zanahorias lápices"
-    ),
-    "place": _words(
-      "el mercado|la estación|la orilla del río|un pueblo del norte|la vieja iglesia|la playa|el tercer piso|"
-      "la calle mayor|el borde del bosque|su casa|el teatro|una granja lejana|la biblioteca"
-    ),
-    "past": _words(
-      "encontró|midió|vendió|miró|llevó|pintó|olvidó|empujó|eligió|describió|escondió|siguió|levantó|limpió|dibujó|"
-      "buscó|arrojó|guardó|compró|destruyó"
-    ),
-    "how": _words(
-      "muy deprisa|sin hacer ruido|justo a tiempo|con mucho gusto|bastante mal|a la misma hora|con cuidado|"
-      "sin ninguna razón|una y otra vez|antes de la tormenta"
-    ),
-  },
-}
-SHORT = {
-  "en": ("{name} {past} the {noun}.", "Where is the {adj} {noun}?", "{number} {plural}, please.", "See you on {day}!"),
-  "es": ("{name} {past} {noun}.", "¿Dónde está {noun} {adj}?", "{number} {plural}, por favor.", "¡Hasta el {day}!"),
-}
-LONG = {
-  "en": (
-    "On {day}, {name} {past} the {adj} {noun} {how}.",
-    "{name} and {name2} {past} {number} {adj} {plural} near {place}.",
-    "The {adj} {noun} from {place} cost {number} pounds in {month}.",
-    "Why did the {noun} of {name} stay at {place} until {day}?",
-    "There were {number} {plural} and a {adj} {noun} at {place}.",
-    "{name} said that the {noun} was {adj}, but {name2} {past} it {how}.",
-    "Nobody {past} the {adj} {noun} before the {adj2} {plural} came in {month}.",
-    "Count the {plural}: {number}, {number2}, and {number3}!",
-    "From {day} to {day2}, the {noun} stood {how} by {place}.",
-    "My {adj} {noun} is larger than your {noun2}, said {name} {how}.",
-  ),
-  "es": (
-    "El {day}, {name} {past} {noun} {adj} {how}.",
-    "{name} y su abuelo cuentan {number} {plural} cerca de {place}.",
-    "En {month}, {noun} {adj} costaba {number} pesos.",
-    "¿Por qué {name} {past} {noun} en {place} hasta el {day}?",
-    "Había {number} {plural} y {noun} {adj} junto a {place}.",
-    "{name} dijo que {noun} era {adj}, pero {name2} {past} {noun2} {how}.",
-    "Nadie {past} {noun} {adj} antes del {day}, según {name}.",
-    "Cuenta conmigo: {number}, {number2} y {number3} {plural}.",
-    "Desde {month} hasta {month2}, {noun} siguió {how} en {place}.",
-    "Mañana {name} traerá {number} {plural} y {noun} {adj}.",
-  ),
-}
-
-
-def sentences(language: str, seed: int, short: bool = False) -> Iterator[str]:
-  """Texts of a language without end, no two the same: of a short sentence, or of one or two of any kind."""
-  rng = random.Random(f"{seed} {language} {short}")
-  words, seen = WORDS[language], set()
-  while True:
-    kinds = (SHORT,) if short else rng.choice(((LONG,), (LONG,), (LONG,), (LONG,), (SHORT, SHORT), (LONG, SHORT)))
-    text = " ".join(_fill(rng.choice(kind[language]), words, rng) for kind in kinds)
-    if text not in seen:
-      seen.add(text)
-      yield text
-
-
-def _fill(line: str, words: dict[str, list[str]], rng: random.Random) -> str:
-  for slot in re.findall(r"{(\w+)}", line):
-    line = line.replace(f"{{{slot}}}", rng.choice(words[slot.rstrip("23")]), 1)
-  line = re.sub(r"\ba (?=[aeiou])", "an ", line) if words is WORDS["en"] else line.replace(" de el ", " del ")
-  start = 1 if line[0] in "¿¡" else 0
-  return line[:start] + line[start].upper() + line[start + 1 :]
 
 
 def installed() -> tuple[list[Speaker], dict[str, str], list[str]]:
@@ -331,6 +212,31 @@ def make(args: argparse.Namespace) -> dict[str, list[dict]]:
   return manifests
 
 
+def make_taught(args: argparse.Namespace) -> dict[str, list[dict]]:
+  """Has a teacher speak the given texts; returns the rows of each manifest of --out.
+
+  Raises:
+    DataError: the teacher or a text is missing, or --out is of other settings.
+    OutputError: the output cannot be written.
+  """
+  texts = teacher_corpus.read_texts(args.texts)
+  if args.teacher == "hibari":
+    teacher = Hibari(natural=args.natural)
+  elif args.kokoro_voices:
+    teacher = Kokoro(args.kokoro_voices)
+  else:
+    raise DataError("--teacher kokoro: expected --kokoro-voices kokoro-js-1.2.1.tgz (npm pack kokoro-js@1.2.1)")
+  hours = args.hours or float("inf")
+  with tqdm(unit="h", desc="speaking", total=None if hours == float("inf") else hours, bar_format=_HOURS) as bar:
+
+    def show(seconds: float) -> None:
+      bar.update(seconds / 3600 - bar.n)
+
+    options = {"seed": args.seed, "hours": hours, "progress": show}
+    teacher_corpus.speak_texts(teacher, texts, args.language, args.out, **options)
+  return teacher_corpus.write_manifests(args.out)
+
+
 def report(manifests: dict[str, list[dict]]) -> None:
   for name, rows in manifests.items():
     seconds = sorted(row["seconds"] for row in rows)
@@ -351,17 +257,28 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m train.make_corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--out", type=Path, required=True, help="folder to make; must not hold a corpus yet")
-  parser.add_argument("--hours", type=float, default=1.0)
+  parser.add_argument("--out", type=Path, required=True, help="folder to make; engines want one without a corpus")
+  parser.add_argument("--hours", type=float, help="1 by default; with --teacher, as many as there are texts for")
   parser.add_argument("--utterances", type=int, help="this many utterances, instead of --hours")
   parser.add_argument("--speakers", type=int, help="this many speakers; all by default")
   parser.add_argument("--held-out-speakers", type=int, default=0, help="speakers that go to unseen.jsonl instead")
   parser.add_argument("--seconds", type=float, nargs=2, default=(2.0, 8.0), metavar=("LOW", "HIGH"))
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--processes", type=int, default=2)
+  parser.add_argument("--teacher", choices=("hibari", "kokoro"), help="who speaks, instead of the engines")
+  parser.add_argument("--texts", nargs="+", type=Path, metavar="FILE", help="with --teacher: lines to speak, in order")
+  parser.add_argument("--language", default="en", help="of --texts: en or, with kokoro, zh")
+  parser.add_argument("--kokoro-voices", type=Path, metavar="TGZ", help="the npm package kokoro-js 1.2.1")
+  parser.add_argument("--natural", type=float, default=0.4, help="share that hibari speaks in its own voice")
   args = parser.parse_args(argv)
+  if args.teacher and not args.texts:
+    parser.error("--teacher needs --texts")
   try:
-    report(make(args))
+    if args.teacher:
+      report(make_taught(args))
+    else:
+      args.hours = 1.0 if args.hours is None else args.hours
+      report(make(args))
   except CosyError as error:
     print(f"{parser.prog}: {error}", file=sys.stderr)
     return 2

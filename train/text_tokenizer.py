@@ -76,7 +76,9 @@ def _words(lines: Iterable[str], merges: int) -> tuple[dict[str, int], list[tupl
   bpe = Tokenizer(models.BPE())
   bpe.normalizer = normalizers.NFC()
   split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-  bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(
+    [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+  )
   bpe.decoder = decoders.ByteLevel()
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   trainer = trainers.BpeTrainer(

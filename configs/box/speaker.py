@@ -1,6 +1,6 @@
 """Speaker encoder of the model in the box: CAM++ with thirteen dense layers and vectors of 64 numbers.
 
-  python -m train.speaker --config configs/box/speaker.py --data CORPUS --out RUN
+python -m train.speaker --config configs/box/speaker.py --data CORPUS --out RUN
 """
 
 from cosyjax.config import SpeakerConfig

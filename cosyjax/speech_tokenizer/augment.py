@@ -1,9 +1,10 @@
 """What makes recordings harder to read while the recogniser trains: masks, hiss, blur, warp and colour of the log-mel.
 
 Masks are SpecAugment's (Park et al. 2019, arXiv:1904.08779), without its warp of time. Hiss and blur are what
-vocoders and telephones leave behind; warp (vocal tract length perturbation, Jaitly and Hinton 2013) moves formants and
-pitch as another speaker's would lie, colour tilts and bends the spectrum as rooms and microphones do. A recogniser that has seen them reads synthesised speech as well as recordings,
-and with few recordings it learns sounds instead of learning the recordings by heart.
+vocoders and telephones leave behind. Warp, the vocal tract length perturbation of Jaitly and Hinton (2013), moves pitch
+and formants to where another speaker has them; colour tilts and bends the spectrum as rooms and microphones do. A
+recogniser that has seen them reads synthesised speech as well as recordings, and with few recordings it learns sounds
+instead of learning the recordings by heart.
 """
 
 import dataclasses
