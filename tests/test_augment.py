@@ -1,11 +1,11 @@
-"""Masks, hiss and blur on the recogniser's input."""
+"""Masks, hiss, blur, warp and colour on the recogniser's input."""
 
 import jax
 import numpy as np
 import pytest
 
 from cosyjax.errors import ConfigError
-from cosyjax.speech_tokenizer.augment import AugmentConfig, augment
+from cosyjax.speech_tokenizer.augment import DECADES, AugmentConfig, augment, warp
 
 LENGTHS = np.array([60, 35, 0], np.int32)
 
@@ -71,3 +71,19 @@ def test_blur_is_measured_in_decibels():
 def test_wrong_settings_are_named(wrong):
   with pytest.raises(ConfigError, match="augment"):
     AugmentConfig(**wrong)
+
+
+def test_warp_moves_a_formant_by_the_stretch():
+  mel_BTM = np.zeros((2, 3, 128), np.float32)
+  mel_BTM[:, :, 50] = 1.0
+  out_BTM = np.asarray(warp(mel_BTM, np.asarray([1.2, 0.9])[:, None, None]))
+  assert out_BTM[:, 1].argmax(-1).tolist() == [60, 45]
+  np.testing.assert_array_equal(np.asarray(warp(mel_BTM, np.ones((2, 1, 1)))), mel_BTM)
+
+
+def test_colour_is_the_same_at_all_times_and_slow_over_bins():
+  mel_BTM = np.zeros((64, 20, 128), np.float32)
+  out_BTM = np.asarray(augment(jax.random.key(1), mel_BTM, np.full(64, 20), AugmentConfig(colour=3.0)))
+  assert np.ptp(out_BTM, axis=1).max() == 0 and np.abs(np.diff(out_BTM, axis=2)).max() < 0.05
+  deviation = np.std(out_BTM) * 10 * DECADES
+  assert 3.0 < deviation < 5.5  # the root of four cosines' power, 3 sqrt(4 / 2) = 4.2
