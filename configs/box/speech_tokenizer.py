@@ -14,7 +14,6 @@ from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.speech_tokenizer import Config, DataConfig
 
-
 AUGMENT = AugmentConfig(
   time_masks=2, time_width=25, time_share=0.08, bin_masks=2, bin_width=16, hiss=0.4, blur=4.0, warp=0.12, colour=3.0
 )
