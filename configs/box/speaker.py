@@ -3,6 +3,8 @@
 python -m train.speaker --config configs/box/speaker.py --data CORPUS --out RUN
 """
 
+import dataclasses
+
 from cosyjax.config import SpeakerConfig
 from cosyjax.speaker.speaker_objective import MarginConfig
 from cosyjax.training.optimiser import OptimConfig
@@ -22,3 +24,9 @@ def config() -> Config:
     run=RunConfig(steps=2500, eval_every=250, save_every=250, eval_batches=8, keep_last=2),
     mesh=MeshConfig(),
   )
+
+
+def tiny() -> Config:
+  """The same network, which is small enough, for half as long."""
+  c = config()
+  return dataclasses.replace(c, run=dataclasses.replace(c.run, steps=1200))

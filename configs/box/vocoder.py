@@ -32,3 +32,8 @@ def config() -> Config:
     alone=6_000,
     target_f0=1_000,
   )  # fmt: skip
+
+
+def tiny() -> Config:
+  """The same networks: a vocoder depends on no other part, so a first voice's is the last one's beginning."""
+  return config()
