@@ -5,7 +5,7 @@
   python -m train.box --out runs/box --stage lm --stage flow
   python -m train.box --out runs/box --list
 
-Stages: manifests, corpus, phone_corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder,
+Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder,
 first (a model that speaks), flow_mels, vocoder_flow, export. Each runs programs of `train` and can be resumed;
 a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose figure
 falls short stops the run, unless --go-on. --speech names folders of `train.make_corpus --teacher`.
