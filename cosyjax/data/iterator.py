@@ -98,6 +98,14 @@ class Batches:
     self._next += 1
     return batch
 
+  def read(self, n: int) -> dict[str, np.ndarray]:
+    """Batch n of the run, with its `key`, read now by the caller: the n-th that iterating gives. Any thread may call.
+
+    Unreadable examples leave their places empty and are not counted.
+    """
+    batch, _ = self._source()[n]
+    return batch | {"key": np.random.SeedSequence([self._seed, n]).generate_state(2)}
+
   @property
   def shapes(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
     """Global shapes of every kind of batch, by field."""

@@ -81,8 +81,12 @@ def learning_rate(c: OptimConfig, steps: int) -> optax.Schedule:
   return lambda count: jnp.asarray(joined(jnp.asarray(count)), jnp.float32)
 
 
-def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+def make_optimiser(
+  c: OptimConfig, steps: int, rate: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
   """Clip, Adam, decay, rate: an optax chain whose state is zeros and counts only.
+
+  `rate` takes the place of the schedule: a transformation that makes steps of directions.
 
   `update(grads, state, params, finite=True)`: where `finite` is false the new state is the old one, and the
   updates are not to be used. The question is asked where moments are made: asked afterwards, it would keep
@@ -92,7 +96,7 @@ def make_optimiser(c: OptimConfig, steps: int) -> optax.GradientTransformationEx
   parts.append(_scale_by_adam(c.b1, c.b2, c.eps))
   if c.weight_decay:
     parts.append(optax.add_decayed_weights(c.weight_decay, mask=decayed))
-  return optax.chain(*parts, _scale_by_rate(learning_rate(c, steps)))
+  return optax.chain(*parts, _scale_by_rate(learning_rate(c, steps)) if rate is None else rate)
 
 
 def written(tree: Any) -> Any:

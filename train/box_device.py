@@ -1,0 +1,427 @@
+"""Trains the model in the box on one accelerator within minutes: one command that needs JAX, Flax, Optax and a pack.
+
+  python -m train.box_pack make --recordings taught --texts en.txt --text-tokenizer DIR --out pack
+  python -m train.box_device --pack pack --out results --seconds 540
+  python -m train.box_pack join results --out MODEL_DIR
+
+Meant for a machine that is there for a quarter of an hour, with many cores and no network. What it has not got travels
+in the pack (`train.box_pack`): wheels of the fast teacher, texts, the other teacher's recordings. The teacher speaks on
+all cores while the device compiles and trains; the stages share the time that is left: speech tokenizer (then tokens
+and voices of everything), speaker encoder, LM, flow, vocoder. Training starts from the parts in `pack/init`, which have
+to be of the same sizes; the speaker encoder is taken from there as it is.
+
+Results are in bfloat16, in pieces of at most 15 MiB, each written as soon as its part is trained, and `journal.jsonl`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.data.batches import Batches, asr_batches, flow_batches, lm_batches, speaker_batches
+from cosyjax.data.plan import BucketPlan
+from cosyjax.errors import ConfigError
+from cosyjax.evaluation import metrics as measures
+from cosyjax.flow import flow_objective
+from cosyjax.flow.flow_model import Flow
+from cosyjax.flow.flow_model import init_arguments as flow_arguments
+from cosyjax.lm import lm_objective
+from cosyjax.lm.text_speech_lm import TextSpeechLM
+from cosyjax.speaker import speaker_objective
+from cosyjax.speaker.campplus import SpeakerEncoder
+from cosyjax.speech_tokenizer import recognise
+from cosyjax.speech_tokenizer.asr_loss import asr_loss
+from cosyjax.speech_tokenizer.asr_model import AsrTokenizer
+from cosyjax.speech_tokenizer.asr_model import init_arguments as asr_arguments
+from cosyjax.speech_tokenizer.augment import augment
+from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
+from cosyjax.text import TextTokenizer
+from cosyjax.training.step import summarise
+from train import box_arrays, box_voice, cli
+from train import flow as flow_trainer
+from train import lm as lm_trainer
+from train import speaker as speaker_trainer
+from train import speech_tokenizer as tokenizer_trainer
+from train import vocoder as vocoder_trainer
+from train.box_fit import Fit, Journal, average
+from train.box_gan import GanFit
+from train.box_memory import CropRows, MemoryCorpus, MemoryFeatures, Utterance, read_ahead, spectra
+from train.runtime import make_key
+from train.teacher_corpus import HELD_OUT
+
+CONFIGS = Path("configs/box")
+STAGES = {"speech_tokenizer": 0.24, "speaker": 0.06, "lm": 0.25, "flow": 0.25, "vocoder": 0.20}  # shares of the time
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Batches, for the memory and the appetite of one large accelerator."""
+
+  longest: float = 8.0  # seconds of an utterance
+  buckets: tuple[float, ...] = (4.0, 8.0)
+  tokenizer_seconds: float = 768.0
+  flow_seconds: float = 768.0
+  speaker_rows: int = 192
+  lm_rows: int = 64
+  lm_length: int = 512
+  crops: int = 64
+  crop_frames: int = 32
+  feature_rows: int = 64
+  first_hours: float = 6.0  # of speech with which the tokenizer begins
+
+
+TINY = Sizes(3.0, (3.0,), 12.0, 12.0, 4, 2, 128, 2, 16, 8, 0.0)
+
+
+class Parts:
+  """Modules, losses and settings of the five networks, from configs/box."""
+
+  def __init__(self, tiny: bool, dtype: str, sizes: Sizes) -> None:
+    load = lambda name, trainer: cli.load(CONFIGS / f"{name}.py", trainer.Config, tiny=tiny)
+    self.sizes = sizes
+    self.tokenizer, self.speaker = load("speech_tokenizer", tokenizer_trainer), load("speaker", speaker_trainer)
+    self.lm, self.flow = load("lm", lm_trainer), load("flow", flow_trainer)
+    run = lambda c: dataclasses.replace(c.run, dtype=dtype)
+    frames = dataclasses.replace(load("vocoder", vocoder_trainer).data, rows=sizes.crops, frames=sizes.crop_frames)
+    self.vocoder = load("vocoder", vocoder_trainer)
+    self.vocoder = dataclasses.replace(self.vocoder, data=frames, alone=0, target_f0=200, run=run(self.vocoder))
+    kind = jnp.dtype(dtype)
+    self.asr = AsrTokenizer(self.tokenizer.tokenizer, self.tokenizer.asr, kind)
+    self.lm_model = TextSpeechLM(self.lm.lm, kind, scan=True)
+    self.flow_model = Flow(self.flow.flow, kind, training=True)
+
+  # ---- losses, as the trainers have them
+
+  def tokenizer_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
+    mel_BTM = augment(key, batch["log_mel_BTM"], batch["lengths_B"], self.tokenizer.augment)
+    return asr_loss(self.asr, params, batch | {"log_mel_BTM": mel_BTM})
+
+  def lm_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
+    return lm_objective.objective(self.lm_model, params, batch)
+
+  def flow_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
+    lengths_B, (_, frames, bins) = 2 * batch["token_lengths_B"], batch["mel_BTM"].shape
+    draws = flow_objective.draw(key, lengths_B, frames, bins, self.flow.objective)
+    return flow_objective.objective(self.flow_model, params, batch, draws, self.flow.objective.kind)
+
+  # ---- first parameters
+
+  def tokenizer_init(self, key: jax.Array) -> Any:
+    return self.asr.init(key, *asr_arguments(self.tokenizer.tokenizer))["params"]
+
+  def lm_init(self, key: jax.Array) -> Any:
+    row = jnp.zeros((1, 8), jnp.int32)
+    return self.lm_model.init(key, row, row, segments_BL=row, speaker_BSE=None)["params"]
+
+  def flow_init(self, key: jax.Array) -> Any:
+    return self.flow_model.init(key, *flow_arguments(self.flow.flow))["params"]
+
+  # ---- batches
+
+  def tokenizer_batches(self, utterances: Sequence[Utterance], found: MemoryFeatures, **options: Any) -> Batches:
+    s, rate = self.sizes, self.tokenizer.data.unit_rate
+    corpus = MemoryCorpus(utterances, phones=True)
+    return asr_batches(corpus, found, seconds=s.tokenizer_seconds, buckets=s.buckets, unit_rate=rate, **options)
+
+  def lm_batches(self, utterances: Any, found: MemoryFeatures, texts: TextTokenizer, **options: Any) -> Batches:
+    sizes = {"rows": self.sizes.lm_rows, "length": self.sizes.lm_length, "interleave": self.lm.data.interleave}
+    return lm_batches(MemoryCorpus(utterances), found, texts, self.lm.lm, **sizes, **options)
+
+  def flow_batches(self, utterances: Any, found: MemoryFeatures, **options: Any) -> Batches:
+    s = self.sizes
+    return flow_batches(MemoryCorpus(utterances), found, seconds=s.flow_seconds, buckets=s.buckets, **options)
+
+  def speaker_batches(self, utterances: Any, found: MemoryFeatures, **options: Any) -> Batches:
+    frames = round(100 * self.speaker.data.seconds)
+    return speaker_batches(MemoryCorpus(utterances), found, rows=self.sizes.speaker_rows, frames=frames, **options)
+
+  def crop_batches(self, utterances: Sequence[Utterance], found: MemoryFeatures) -> Batches:
+    rows = CropRows(MemoryCorpus(utterances), found, 0, [one.wave_A for one in utterances])
+    lengths_N = np.minimum(found.lengths("mel"), self.sizes.crop_frames)
+    sizes = {"buckets": (self.sizes.crop_frames,), "rows": (self.sizes.crops,)}
+    return Batches(rows, BucketPlan(lengths_N, **sizes, seed=0, shuffle=True, keep_rest=False), seed=0)
+
+
+# ---- speech
+
+
+def start_voices(pack: Path, folder: Path, count: int, longest: float) -> list[subprocess.Popen]:
+  """Unpacks the wheels and starts processes that write speech into `folder`."""
+  packages = folder / "packages"
+  for wheel in sorted((pack / "wheels").glob("*.whl")):
+    with zipfile.ZipFile(wheel) as files:
+      files.extractall(packages)
+  path = os.pathsep.join([str(Path.cwd()), str(packages)])
+  threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+  command = [sys.executable, "-m", "train.box_voice", "--pack", str(pack), "--out", str(folder)]
+  command += ["--longest", str(longest)]
+  env = os.environ | threads | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+  return [subprocess.Popen([*command, "--process", f"{i}/{count}"], env=env) for i in range(count)]
+
+
+class Speech:
+  """What the voices have written so far, with its spectra: training's, and one text of a hundred held out."""
+
+  def __init__(self, folder: Path, parts: Parts, journal: Journal) -> None:
+    self._folder, self._parts, self._journal, self._read = folder, parts, journal, set()
+    self.train: list[Utterance] = []
+    self.held: list[Utterance] = []
+    self.arrays: dict[str, dict[str, list[np.ndarray]]] = {"train": {}, "held": {}}
+
+  def hours(self) -> float:
+    return sum(len(one.wave_A) for one in [*self.train, *self.held]) / box_voice.RATE / 3600
+
+  def take(self) -> None:
+    """Reads parts that are new and computes their spectra."""
+    new: list[Utterance] = []
+    for file in sorted(self._folder.glob("*.npz")):
+      if file not in self._read:
+        self._read.add(file)
+        rows = box_voice.read(file)
+        new += [Utterance(r["wave"], r["text"], r["phones"], r["speaker"], r["language"]) for r in rows]
+        file.unlink()
+    for name, of in (("train", self.train), ("held", self.held)):
+      some = [one for one in new if (zlib.crc32(one.text.encode()) % HELD_OUT == 0) == (name == "held")]
+      if some:
+        of += some
+        for key, more in spectra(some, self._parts.sizes.longest, self._parts.sizes.feature_rows).items():
+          self.arrays[name].setdefault(key, []).extend(more)
+    self._journal.add("speech", hours=self.hours(), utterances=len(self.train), held_out=len(self.held))
+
+  def features(self, split: str, *names: str) -> MemoryFeatures:
+    return MemoryFeatures({name: self.arrays[split][name] for name in names})
+
+
+# ---- stages
+
+
+def tokens_of(parts: Parts, params: Any, mels: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """Speech tokens of log-mels, computed in float32 of parameters in bfloat16: those that are kept."""
+  module = SpeechTokenizer(parts.tokenizer.tokenizer)
+  run = jax.jit(lambda mel_BTM, lengths_B: module.apply({"params": params}, mel_BTM.astype(jnp.float32), lengths_B)[0])
+  return _each(run, mels, round(100 * parts.sizes.longest), parts.sizes.feature_rows, lambda n: -(-n // 4), np.int32)
+
+
+def voices_of(parts: Parts, params: Any, fbanks: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """Speaker vectors of filter banks."""
+  module = SpeakerEncoder(parts.speaker.speaker)
+  run = jax.jit(lambda x_BTM, lengths_B: module.apply({"params": params}, x_BTM.astype(jnp.float32), lengths_B))
+  size = parts.speaker.speaker.embedding
+  return _each(run, fbanks, round(100 * parts.sizes.longest), parts.sizes.feature_rows, lambda n: size, np.float32)
+
+
+def _each(run: Any, arrays: Sequence[np.ndarray], size: int, rows: int, length: Any, dtype: Any) -> list[np.ndarray]:
+  out = []
+  for first in range(0, len(arrays), rows):
+    some = arrays[first : first + rows]
+    x_BTM, lengths_B = np.zeros((rows, size, some[0].shape[1]), some[0].dtype), np.zeros(rows, np.int32)
+    for row, array in enumerate(some):
+      x_BTM[row, : len(array)], lengths_B[row] = array, len(array)
+    found = np.asarray(run(x_BTM, lengths_B))
+    out += [found[row, : length(len(array))].astype(dtype, copy=True) for row, array in enumerate(some)]
+  return out
+
+
+def look_at_tokens(parts: Parts, batches: Batches, count: int) -> Callable[[Any], dict[str, float]]:
+  """Error of the phonemes that CTC reads in some held-out batches, and the share of codes in use there."""
+  fixed = [batches.read(n) for n in range(min(count, batches.plan.batches))]
+  read = jax.jit(functools.partial(recognise.read_ctc, parts.asr))
+  tokenise = jax.jit(lambda params, *args: parts.asr.apply({"params": params}, *args, method="quantise").ids_BU)
+
+  def look(params: Any) -> dict[str, float]:
+    truth, heard, counts_C = [], [], np.zeros(parts.tokenizer.tokenizer.codebook_size, np.int64)
+    for batch in fixed:
+      args = batch["log_mel_BTM"], batch["lengths_B"]
+      read_BR, ids_BU = np.asarray(read(params, *args)), np.asarray(tokenise(params, *args))
+      for row in np.flatnonzero(batch["lengths_B"]):
+        truth.append(batch["units_BL"][row, : batch["unit_lengths_B"][row]].tolist())
+        heard.append(read_BR[row][read_BR[row] > 0].tolist())
+        counts_C += np.bincount(ids_BU[row, : -(-batch["lengths_B"][row] // 4)], minlength=len(counts_C))
+    use = measures.codebook_use(counts_C)
+    return {"phoneme_error": measures.error_rate(truth, heard), "codes_used": use.utilisation,
+            "perplexity": use.perplexity}  # fmt: skip
+
+  return look
+
+
+def look_at_loss(loss: Callable[[Any, Any], Any], batches: Batches, count: int) -> Callable[[Any], dict[str, float]]:
+  """Mean loss and metrics over some held-out batches."""
+  fixed = [batches.read(n) for n in range(min(count, batches.plan.batches))]
+  run = jax.jit(loss)
+
+  def look(params: Any) -> dict[str, float]:
+    found = [jax.device_get(run(params, batch)) for batch in fixed]
+    value, metrics = summarise(jax.tree.map(lambda *parts: np.sum(parts), *found))
+    return {"loss": float(value)} | {name: float(x) for name, x in metrics.items()}
+
+  return look
+
+
+def fit_prepared(parts: Parts, speakers: int, what: str) -> Fit:
+  """A network's compiled step. Shapes follow from settings alone, so nothing waits for data."""
+  blank = Utterance(np.zeros(1, np.int16), "a", "a", "a", "en")
+  seconds = max(parts.sizes.buckets)
+  lengths = {"log_mel_16k": 100 * seconds, "fbank": 100 * seconds, "mel": 50 * seconds, "speech_tokens": 25 * seconds}
+  shape = {"log_mel_16k": (128,), "fbank": (80,), "mel": (80,)}
+  some = [blank] * 4096  # enough for a batch of any stage
+  one = {name: np.zeros((int(n), *shape.get(name, ())), np.int32 if name == "speech_tokens" else np.float32)
+         for name, n in lengths.items()}  # fmt: skip
+  one["speaker"] = np.zeros(parts.speaker.speaker.embedding, np.float32)
+  found = MemoryFeatures({name: [array] * len(some) for name, array in one.items()})
+  if what == "speech_tokenizer":
+    shapes = parts.tokenizer_batches(some, found).shapes
+    return Fit.prepare(what, parts.tokenizer_loss, parts.tokenizer_init, parts.tokenizer.optim, shapes)
+  if what == "speaker":
+    _, init, loss = speaker_trainer.parts(parts.speaker, speakers)
+    return Fit.prepare(what, loss, init, parts.speaker.optim, parts.speaker_batches(some, found).shapes)
+  if what == "flow":
+    return Fit.prepare(what, parts.flow_loss, parts.flow_init, parts.flow.optim, parts.flow_batches(some, found).shapes)
+  rows, length = parts.sizes.lm_rows, parts.sizes.lm_length
+  names = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
+  shapes = {name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}
+  shapes["key"] = jax.ShapeDtypeStruct((2,), np.uint32)
+  return Fit.prepare(what, parts.lm_loss, parts.lm_init, parts.lm.optim, [shapes])
+
+
+def train_all(args: argparse.Namespace, parts: Parts, speech: Speech, journal: Journal, voices: list) -> None:
+  """All stages, one after the other; what can be compiled is compiled beside them."""
+  end = args.begin + args.seconds
+  init = lambda name: box_arrays.load(args.pack / "init", name)
+  texts = TextTokenizer.load(args.pack / "text_tokenizer", split_cjk=True)
+  if len(texts) > parts.lm.lm.text_vocab:
+    raise ConfigError(f"text tokenizer: {len(texts)} ids, the LM has {parts.lm.lm.text_vocab}")
+  with ThreadPoolExecutor(3) as pool:
+    prepared: dict[str, Future] = {
+      name: pool.submit(fit_prepared, parts, 0, name) for name in ("speech_tokenizer", "lm", "flow")
+    }
+    gan = pool.submit(GanFit.prepare, parts.vocoder)
+
+    # ---- enough speech to begin with
+    while speech.hours() < parts.sizes.first_hours or len(speech.train) < 8 or not speech.held:
+      if not any(voice.poll() is None for voice in voices):
+        speech.take()
+        break
+      time.sleep(1.0)
+      speech.take()
+
+    share = lambda name: STAGES[name] / sum(list(STAGES.values())[list(STAGES).index(name) :])
+    seconds = lambda name: max(end - time.monotonic() - args.spare, 1.0) * share(name)
+
+    # ---- speech tokenizer
+    fit = prepared["speech_tokenizer"].result()
+    journal.add("compiled", stage=fit.name)
+    speech.take()
+    held = parts.tokenizer_batches(speech.held, speech.features("held", "log_mel_16k"), keep_rest=True, shuffle=False)
+    batches = parts.tokenizer_batches(speech.train, speech.features("train", "log_mel_16k"))
+    look = look_at_tokens(parts, held, 6)
+    state = fit.run(fit.state(0, init("recogniser")), read_ahead(batches), seconds(fit.name), journal, look)
+    recogniser = box_arrays.rounded(average(state))
+    box_arrays.save(args.out, "recogniser", recogniser)
+
+    # ---- all of the speech, and what it is as tokens
+    for voice in voices:
+      voice.terminate()
+    speech.take()
+    for split in ("train", "held"):
+      speech.arrays[split]["speech_tokens"] = tokens_of(
+        parts, recogniser["tokenizer"], speech.arrays[split]["log_mel_16k"]
+      )
+    counts_C = np.bincount(np.concatenate(speech.arrays["train"]["speech_tokens"]), minlength=6561)
+    journal.add("tokens", count=int(counts_C.sum()), codes_used=float(np.mean(counts_C > 0)))
+
+    # ---- speaker encoder
+    speaker = init("speaker")
+    if speaker is None:
+      names = speech.features("train", "fbank")
+      batches = parts.speaker_batches(speech.train, names)
+      fit = fit_prepared(parts, len(batches.speakers), "speaker")
+      state = fit.run(fit.state(0), read_ahead(batches), seconds("speaker"), journal)
+      speaker = box_arrays.rounded(speaker_objective.subset(average(state), state.extra))
+    box_arrays.save(args.out, "speaker", speaker)
+    for split in ("train", "held"):
+      speech.arrays[split]["speaker"] = voices_of(parts, speaker, speech.arrays[split]["fbank"])
+      _even(speech.arrays[split])
+    journal.add("voices", speakers=len({one.speaker for one in speech.train}))
+
+    # ---- language model
+    fit = prepared["lm"].result()
+    tokens = lambda split: speech.features(split, "speech_tokens")
+    held = parts.lm_batches(speech.held, tokens("held"), texts, keep_rest=True, shuffle=False)
+    look = look_at_loss(lambda params, batch: parts.lm_loss(params, batch, None, None), held, 8)
+    batches = parts.lm_batches(speech.train, tokens("train"), texts)
+    state = fit.run(fit.state(0, init("lm")), read_ahead(batches), seconds(fit.name), journal, look)
+    box_arrays.save(args.out, "lm", box_arrays.rounded(average(state)))
+
+    # ---- flow
+    fit = prepared["flow"].result()
+    needed = ("speech_tokens", "mel", "speaker")
+    held = parts.flow_batches(speech.held, speech.features("held", *needed), keep_rest=True, shuffle=False)
+    loss = lambda params, batch: flow_objective.validation(parts.flow_model, params, batch, make_key(0, "validation"))
+    batches = parts.flow_batches(speech.train, speech.features("train", *needed))
+    look = look_at_loss(loss, held, 3)
+    state = fit.run(fit.state(0, init("flow")), read_ahead(batches), seconds(fit.name), journal, look)
+    box_arrays.save(args.out, "flow", box_arrays.rounded(average(state)))
+
+    # ---- vocoder
+    batches = parts.crop_batches(speech.train, speech.features("train", "mel", "f0"))
+    made = gan.result().run(init("vocoder"), init("judges"), read_ahead(batches), seconds("vocoder"), journal)
+    for name, params in made.items():
+      box_arrays.save(args.out, name, box_arrays.rounded(params))
+
+
+def _even(arrays: dict[str, list[np.ndarray]]) -> None:
+  """Cuts tokens and mel of each utterance to what both have."""
+  for i, tokens_U in enumerate(arrays["speech_tokens"]):
+    size = min(len(tokens_U), len(arrays["mel"][i]) // 2)
+    arrays["speech_tokens"][i], arrays["mel"][i] = tokens_U[:size], arrays["mel"][i][: 2 * size]
+    arrays["f0"][i] = arrays["f0"][i][: 2 * size]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  begin = time.monotonic()
+  parser = argparse.ArgumentParser(
+    prog="python -m train.box_device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--pack", type=Path, required=True, help="of train.box_pack make")
+  parser.add_argument("--out", type=Path, required=True, help="folder for results")
+  parser.add_argument("--seconds", type=float, default=540.0, help="in all, until the last file is written")
+  parser.add_argument("--spare", type=float, default=15.0, help="seconds kept for saving")
+  parser.add_argument("--processes", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="that speak")
+  parser.add_argument("--dtype", default="bfloat16", help="of computation")
+  parser.add_argument("--tiny", action="store_true", help="small networks and batches, to try the program")
+  args = parser.parse_args(argv)
+  args.begin = begin
+  args.out.mkdir(parents=True, exist_ok=True)
+  folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"box_voice_{os.getpid()}"
+  folder.mkdir()
+  parts = Parts(args.tiny, args.dtype, TINY if args.tiny else Sizes())
+  journal = Journal(args.out / "journal.jsonl")
+  voices = start_voices(args.pack, folder, args.processes, parts.sizes.longest)
+  try:
+    journal.add("devices", devices=str(jax.devices()), sizes=dataclasses.asdict(parts.sizes))
+    box_arrays.save_config(args.out, parts)
+    train_all(args, parts, Speech(folder, parts, journal), journal, voices)
+    journal.add("end")
+  finally:
+    for voice in voices:
+      voice.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(cli.at_exit(main))
