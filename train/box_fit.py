@@ -88,8 +88,8 @@ class Fit:
     """Steps until the time is over; `look` measures the averaged parameters at a third, two thirds and the end."""
     begin, step, looks, waiting = time.monotonic(), 0, 1, []
     while (share := (time.monotonic() - begin) / seconds) < 1:
-      rate = jnp.float32(rate_at(self.optim, share, step))
-      state = state.replace(opt_state=(*state.opt_state[:-1], Rate(rate)))
+      rate = rate_at(self.optim, share, step)
+      state = state.replace(opt_state=(*state.opt_state[:-1], Rate(jnp.float32(rate))))
       batch = next(batches)
       state, metrics = self.updates[_shape_of(batch)](state, jax.device_put(batch))
       step += 1
@@ -98,7 +98,7 @@ class Fit:
         shown = waiting.pop(0)
         jax.block_until_ready(shown["loss"])
         if step % 50 == 0:
-          log.add(self.name, step=step, rate=float(rate), **{k: float(v) for k, v in shown.items()})
+          log.add(self.name, step=step, rate=rate, **{k: float(v) for k, v in shown.items()})
       if look and share > looks / 3:
         looks += 1
         log.add(f"{self.name}/held_out", step=step, **look(average(state)))

@@ -37,8 +37,11 @@ def spoken(pack: Path, process: tuple[int, int], longest: float) -> Iterator[dic
   """Texts of the pack in Hibari's voices."""
   from train import phones, teachers
 
+  texts = (pack / "texts.txt").read_text(encoding="utf-8").split("\n")
+  texts = [text for text in texts if text]
+  if not texts:
+    return
   teacher = teachers.Hibari(natural=0.4)
-  texts = (pack / "texts.txt").read_text(encoding="utf-8").splitlines()
   for n in range(process[0], len(texts), process[1]):
     rng = random.Random(f"0 hibari en {n}")
     speaker, speed = teacher.draw(rng, "en"), min(1.25, max(0.8, rng.gauss(1.0, 0.08)))
