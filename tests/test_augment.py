@@ -1,11 +1,16 @@
 """Masks, hiss, blur, warp and colour on the recogniser's input."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 from cosyjax.errors import ConfigError
 from cosyjax.speech_tokenizer.augment import DECADES, AugmentConfig, augment, warp
+from cosyjax.training.step import Loss
+from train import cli
 
 LENGTHS = np.array([60, 35, 0], np.int32)
 
@@ -87,3 +92,35 @@ def test_colour_is_the_same_at_all_times_and_slow_over_bins():
   assert np.ptp(out_BTM, axis=1).max() == 0 and np.abs(np.diff(out_BTM, axis=2)).max() < 0.05
   deviation = np.std(out_BTM) * 10 * DECADES
   assert 3.0 < deviation < 5.5  # the root of four cosines' power, 3 sqrt(4 / 2) = 4.2
+
+
+def test_strength_scales_everything_down_to_nothing():
+  c = AugmentConfig(time_masks=2, bin_masks=1, bin_width=10, hiss=1.0, blur=4.0, warp=0.2, colour=3.0)
+  none, half, whole = (
+    np.asarray(augment(jax.random.key(0), _mel(), LENGTHS, c, strength)) for strength in (0.0, 0.5, 1.0)
+  )
+  np.testing.assert_allclose(none[:2], _mel()[:2], atol=1e-6)
+  np.testing.assert_array_equal(whole, _augment(c))
+  assert np.any(half != whole)
+  blurred = [np.abs(_augment_by(strength) - _mel())[0, :60].mean() for strength in (0.5, 1.0)]
+  assert 0 < blurred[0] == pytest.approx(0.5 * blurred[1], rel=1e-5)
+
+
+def _augment_by(strength):
+  return np.asarray(augment(jax.random.key(0), _mel(), LENGTHS, AugmentConfig(blur=4.0), strength))
+
+
+def test_augmentation_rises_with_the_batches(monkeypatch):
+  from train import speech_tokenizer as trainer
+
+  strengths = []
+  monkeypatch.setattr(trainer, "augment", lambda key, mel, lengths, c, strength: strengths.append(float(strength)))
+  monkeypatch.setattr(trainer, "asr_loss", lambda module, params, batch: Loss(0.0, 1.0))
+  config = cli.load(Path("configs/box/speech_tokenizer.py"), trainer.Config, tiny=True)
+  _, loss_fn = trainer.parts(dataclasses.replace(config, augment=AugmentConfig(blur=1.0, rise=4)), None)
+  extra = {"batches": np.float32(0)}
+  for _ in range(6):
+    extra = loss_fn(None, {"log_mel_BTM": None, "lengths_B": None}, None, extra).extra
+  assert strengths == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0] and extra["batches"] == 6
+  _, loss_fn = trainer.parts(dataclasses.replace(config, augment=AugmentConfig()), None)
+  assert loss_fn(None, {}, None, {}).extra is None and len(strengths) == 6

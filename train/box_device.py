@@ -44,10 +44,7 @@ from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.speaker import speaker_objective
 from cosyjax.speaker.campplus import SpeakerEncoder
 from cosyjax.speech_tokenizer import recognise
-from cosyjax.speech_tokenizer.asr_loss import asr_loss
 from cosyjax.speech_tokenizer.asr_model import AsrTokenizer
-from cosyjax.speech_tokenizer.asr_model import init_arguments as asr_arguments
-from cosyjax.speech_tokenizer.augment import augment
 from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
 from cosyjax.text import TextTokenizer
 from cosyjax.training.step import summarise
@@ -106,10 +103,6 @@ class Parts:
 
   # ---- losses, as the trainers have them
 
-  def tokenizer_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
-    mel_BTM = augment(key, batch["log_mel_BTM"], batch["lengths_B"], self.tokenizer.augment)
-    return asr_loss(self.asr, params, batch | {"log_mel_BTM": mel_BTM})
-
   def lm_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
     return lm_objective.objective(self.lm_model, params, batch)
 
@@ -119,9 +112,6 @@ class Parts:
     return flow_objective.objective(self.flow_model, params, batch, draws, self.flow.objective.kind)
 
   # ---- first parameters
-
-  def tokenizer_init(self, key: jax.Array) -> Any:
-    return self.asr.init(key, *asr_arguments(self.tokenizer.tokenizer))["params"]
 
   def lm_init(self, key: jax.Array) -> Any:
     row = jnp.zeros((1, 8), jnp.int32)
@@ -194,6 +184,8 @@ class Speech:
         rows = box_voice.read(file)
         new += [Utterance(r["wave"], r["text"], r["phones"], r["speaker"], r["language"]) for r in rows]
         file.unlink()
+    if not new:
+      return
     for name, of in (("train", self.train), ("held", self.held)):
       some = [one for one in new if (zlib.crc32(one.text.encode()) % HELD_OUT == 0) == (name == "held")]
       if some:
@@ -283,8 +275,8 @@ def fit_prepared(parts: Parts, speakers: int, what: str) -> Fit:
   one["speaker"] = np.zeros(parts.speaker.speaker.embedding, np.float32)
   found = MemoryFeatures({name: [array] * len(some) for name, array in one.items()})
   if what == "speech_tokenizer":
-    shapes = parts.tokenizer_batches(some, found).shapes
-    return Fit.prepare(what, parts.tokenizer_loss, parts.tokenizer_init, parts.tokenizer.optim, shapes)
+    init, loss = tokenizer_trainer.parts(parts.tokenizer, parts.asr)
+    return Fit.prepare(what, loss, init, parts.tokenizer.optim, parts.tokenizer_batches(some, found).shapes)
   if what == "speaker":
     _, init, loss = speaker_trainer.parts(parts.speaker, speakers)
     return Fit.prepare(what, loss, init, parts.speaker.optim, parts.speaker_batches(some, found).shapes)

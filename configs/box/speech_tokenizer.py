@@ -14,11 +14,10 @@ from cosyjax.training.optimiser import OptimConfig
 from train.cli import MeshConfig, RunConfig
 from train.speech_tokenizer import Config, DataConfig
 
-# For the first tenth of the steps: a recogniser that has found nothing yet is lost in more.
-LIGHT = AugmentConfig(time_masks=1, time_width=15, time_share=0.05, bin_masks=1, bin_width=10, blur=1.0, warp=0.05)
-FULL = AugmentConfig(
-  time_masks=2, time_width=25, time_share=0.08, bin_masks=2, bin_width=16, hiss=0.4, blur=4.0, warp=0.12, colour=3.0
-)
+AUGMENT = AugmentConfig(
+  time_masks=2, time_width=25, time_share=0.08, bin_masks=2, bin_width=16, hiss=0.4, blur=4.0, warp=0.12, colour=3.0,
+  rise=2000,
+)  # fmt: skip
 
 
 def config() -> Config:
@@ -30,7 +29,7 @@ def config() -> Config:
     run=RunConfig(steps=8000, eval_every=500, save_every=250, eval_batches=12, keep_last=2),
     mesh=MeshConfig(),
     attention_reads=False,
-    augment=LIGHT,
+    augment=AUGMENT,
   )
 
 
@@ -43,5 +42,5 @@ def tiny() -> Config:
     run=RunConfig(steps=4000, eval_every=500, save_every=250, eval_batches=12, keep_last=2),
     mesh=MeshConfig(),
     attention_reads=False,
-    augment=LIGHT,
+    augment=AUGMENT,
   )

@@ -33,9 +33,12 @@ class AugmentConfig:
   blur: float = 0.0  # largest standard deviation, in dB, of what is added to every value; each row draws its own
   warp: float = 0.0  # largest share by which a row's mel axis is stretched or squeezed
   colour: float = 0.0  # standard deviation, in dB, of each of the slow cosines over the mel bins that a row is given
+  rise: int = (
+    0  # steps over which all of this grows from nothing: a recogniser that reads nothing yet learns too slowly
+  )
 
   def __post_init__(self) -> None:
-    counts = (self.time_masks, self.time_width, self.bin_masks, self.bin_width)
+    counts = (self.time_masks, self.time_width, self.bin_masks, self.bin_width, self.rise)
     if min(*counts, self.blur, self.colour) < 0:
       raise ConfigError(f"augment: expected no negative number, found {self}")
     shares = (self.time_share, self.hiss, self.warp)
@@ -45,7 +48,9 @@ class AugmentConfig:
       raise ConfigError(f"augment.hiss_level: expected two rising levels in dB, found {self.hiss_level}")
 
 
-def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: AugmentConfig) -> jax.Array:
+def augment(
+  key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: AugmentConfig, strength: float | jax.Array = 1.0
+) -> jax.Array:
   """Log-mel that is warped, coloured, blurred, hissed at and masked, in this order.
 
   Args:
@@ -53,6 +58,7 @@ def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: Augment
     mel_BTM: 16 kHz log-mel at 100 Hz (`audio.features.log_mel_16k`).
     lengths_B: its valid frames; padding is left as it is.
     c: what to draw.
+    strength: 0 to 1: share of the widths, sizes and chances that are drawn up to. May be traced.
 
   Returns:
     Like `mel_BTM`. Masked values are the row's mean.
@@ -63,14 +69,14 @@ def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: Augment
   out_BTM = mel_BTM
   warp_key, colour_key = jax.random.split(jax.random.fold_in(key, 1))  # apart: draws of the others stay as they are
   if c.warp:
-    stretch_B11 = 1 + jax.random.uniform(warp_key, (batch, 1, 1), minval=-c.warp, maxval=c.warp)
+    stretch_B11 = 1 + strength * jax.random.uniform(warp_key, (batch, 1, 1), minval=-c.warp, maxval=c.warp)
     out_BTM = warp(out_BTM, stretch_B11)
   if c.colour:
-    size_BJ = c.colour / (10 * DECADES) * jax.random.normal(colour_key, (batch, _COSINES))
+    size_BJ = strength * c.colour / (10 * DECADES) * jax.random.normal(colour_key, (batch, _COSINES))
     waves_JM = jnp.cos(jnp.pi * jnp.arange(1, _COSINES + 1)[:, None] * (jnp.arange(bins) + 0.5) / bins)
     out_BTM = out_BTM + (size_BJ @ waves_JM)[:, None]
   if c.blur:
-    scale_B11 = jax.random.uniform(keys[0], (batch, 1, 1), maxval=c.blur) / (10 * DECADES)
+    scale_B11 = strength * jax.random.uniform(keys[0], (batch, 1, 1), maxval=c.blur) / (10 * DECADES)
     out_BTM = out_BTM + scale_B11 * jax.random.normal(keys[1], mel_BTM.shape)
   if c.hiss:
     chance_key, level_key = jax.random.split(keys[2])
@@ -80,13 +86,13 @@ def augment(key: jax.Array, mel_BTM: jax.Array, lengths_B: jax.Array, c: Augment
     noise_B11 = loudest_B11 - below_B11 / (10 * DECADES)
     unit = DECADES * jnp.log(10.0)  # energies add, their logarithms do not
     mixed_BTM = jnp.logaddexp(unit * out_BTM, unit * noise_B11) / unit
-    out_BTM = jnp.where(jax.random.uniform(chance_key, (batch, 1, 1)) < c.hiss, mixed_BTM, out_BTM)
+    out_BTM = jnp.where(jax.random.uniform(chance_key, (batch, 1, 1)) < strength * c.hiss, mixed_BTM, out_BTM)
   masked_BTM = jnp.zeros(mel_BTM.shape, bool)
   if c.time_masks:
-    widest_B = jnp.minimum(c.time_width, c.time_share * lengths_B)
+    widest_B = strength * jnp.minimum(c.time_width, c.time_share * lengths_B)
     masked_BTM |= _spans(keys[3], c.time_masks, widest_B, lengths_B, frames)[:, :, None]
   if c.bin_masks:
-    widest_B = jnp.full((batch,), c.bin_width)
+    widest_B = strength * jnp.full((batch,), c.bin_width)
     masked_BTM |= _spans(keys[4], c.bin_masks, widest_B, jnp.full((batch,), bins), bins)[:, None, :]
   mean_B11 = jnp.mean(out_BTM, axis=(1, 2), keepdims=True, where=valid_BT1 & jnp.ones((bins,), bool))
   return jnp.where(valid_BT1, jnp.where(masked_BTM, mean_B11, out_BTM), mel_BTM)
