@@ -12,7 +12,7 @@ from cosyjax.errors import ConfigError, DataError, TrainingError
 from train import box, box_corpus, cli, teacher_corpus
 
 TRAINERS = {"speech_tokenizer": "speech_tokenizer", "speaker": "speaker", "lm": "lm", "flow": "flow",
-            "vocoder": "vocoder", "vocoder_flow": "vocoder"}  # fmt: skip
+            "flow_distilled": "flow", "vocoder": "vocoder", "vocoder_flow": "vocoder"}  # fmt: skip
 
 
 @pytest.fixture
@@ -83,7 +83,8 @@ def test_trainers_are_called_with_the_sizes_and_settings_asked_for(tmp_path, mon
   for name in ("lm", "vocoder_flow"):
     box.STAGES[name].work(run)
   assert said[0].startswith("train.lm --config configs/box/lm.py") and said[0].endswith("--tiny --set run.steps=3")
-  assert said[1].startswith("train.vocoder --config configs/box/vocoder_flow.py") and "run.steps" not in said[1]
+  assert said[1].startswith("train.lm_check --lm")
+  assert said[2].startswith("train.vocoder --config configs/box/vocoder_flow.py") and "run.steps" not in said[2]
 
 
 def test_wrong_flags(tmp_path):
@@ -123,6 +124,7 @@ def test_the_configurations_fit_together(tiny):
     for name, program in TRAINERS.items()
   }
   assert found["vocoder_flow"].model == found["vocoder"].model
+  assert found["flow_distilled"].flow == found["flow"].flow and found["flow_distilled"].distil == 2
   config_lib.ModelConfig(  # refuses parts that do not fit
     speech_tokenizer=found["speech_tokenizer"].tokenizer, speaker=found["speaker"].speaker, lm=found["lm"].lm,
     flow=found["flow"].flow, vocoder=found["vocoder"].model,

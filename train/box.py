@@ -5,10 +5,10 @@
   python -m train.box --out runs/box --stage lm --stage flow
   python -m train.box --out runs/box --list
 
-Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder,
-first (a model that speaks), flow_mels, vocoder_flow, export. Each runs programs of `train` and can be resumed;
-a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose figure
-falls short stops the run, unless --go-on. --speech names folders of `train.make_corpus --teacher`.
+Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder, first (a
+model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export. Each runs programs of `train` and can be
+resumed; a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose
+figure falls short stops the run, unless --go-on. --speech names folders of `train.make_corpus --teacher`.
 
 --small trains the sizes of a first voice (`tiny` of configs/box). Time: the stages' steps are for about 15 hours of two
 CPU cores (small: about 5) or half an hour of one GPU; `--set STAGE.NAME=VALUE` changes a trainer's settings.
@@ -35,6 +35,7 @@ from train.cli import at_exit
 from train.runtime import STOPPED
 
 CONFIGS = Path("configs/box")
+CHECK = "check.json"  # in a stage's folder: figures of a program that was run after training
 LOG_MEL, SPECTRA = ("log_mel_16k",), ("mel", "f0", "fbank")
 MODEL_FEATURES = ("speech_tokens", "speaker", "text_ids")
 
@@ -83,13 +84,14 @@ class Box:
     self.call(f"train.{program}", "--config", file, "--out", self.out / stage, *flags)
 
   def figures(self, stage: str) -> dict[str, float]:
-    """The best evaluation of a trained stage, by the metric that its checkpoints are kept by: the last there is."""
+    """The last evaluation of a trained stage, and what its check found."""
     found: dict[str, float] = {}
     file = self.out / stage / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     for row in map(json.loads, lines):
       found |= {name.partition("/")[2]: value for name, value in row.items() if name.startswith("eval/")}
-    return found
+    check = self.out / stage / CHECK
+    return found | (json.loads(check.read_text(encoding="utf-8")) if check.is_file() else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,10 @@ def _tokens(box: Box) -> None:
 
 
 def _lm(box: Box) -> None:
-  box.train("lm", "lm", "--data", box.out / "corpus", "--tokenizer", box.out / "text_tokenizer")
+  given = ("--data", box.out / "corpus", "--tokenizer", box.out / "text_tokenizer")
+  box.train("lm", "lm", *given)
+  runs = ("--lm", box.out / "lm", "--speech-tokenizer", box.out / "speech_tokenizer")
+  box.call("train.lm_check", *runs, *given, "--phones", box.out / "phone_corpus", "--out", box.out / "lm" / CHECK)
 
 
 def _spoken(name: str) -> Callable[[Box], None]:
@@ -157,17 +162,24 @@ def _first(box: Box) -> None:
   _export(box, "first", "--base", box.out / "encoders", *parts)
 
 
+def _flow_distilled(box: Box) -> None:
+  box.train("flow_distilled", "flow", "--data", box.out / "corpus", "--init", box.out / "first")
+
+
+def _two_steps(box: Box) -> None:
+  _export(box, "two_steps", "--base", box.out / "first", "--flow", box.out / "flow_distilled")
+
+
 def _flow_mels(box: Box) -> None:
-  box.call("train.flow_mels", box.out / "corpus", "--model", box.out / "first")
+  box.call("train.flow_mels", box.out / "corpus", "--model", box.out / "two_steps")
 
 
 def _vocoder_flow(box: Box) -> None:
-  flags = ("--data", box.out / "corpus", "--init", box.out / "first")
-  box.train("vocoder_flow", "vocoder", *flags)
+  box.train("vocoder_flow", "vocoder", "--data", box.out / "corpus", "--init", box.out / "two_steps")
 
 
 def _finished(box: Box) -> None:
-  _export(box, "model", "--base", box.out / "first", "--vocoder", box.out / "vocoder_flow")
+  _export(box, "model", "--base", box.out / "two_steps", "--vocoder", box.out / "vocoder_flow")
 
 
 STAGES: dict[str, Stage] = {
@@ -178,10 +190,12 @@ STAGES: dict[str, Stage] = {
   "speaker": Stage(_spoken("speaker"), {"equal_error_rate": ("<", 0.1)}),
   "encoders": Stage(_encoders),
   "tokens": Stage(_tokens),
-  "lm": Stage(_lm, {"accuracy": (">", 0.2)}),
+  "lm": Stage(_lm, {"accuracy": (">", 0.2), "sample_ended": (">", 0.9), "phoneme_error": ("<", 0.4)}),
   "flow": Stage(_spoken("flow"), {"loss": ("<", 1.0)}),
   "vocoder": Stage(_spoken("vocoder"), {"mel": ("<", 0.7)}),
   "first": Stage(_first),
+  "flow_distilled": Stage(_flow_distilled, {"last": ("<", 0.35)}),
+  "two_steps": Stage(_two_steps),
   "flow_mels": Stage(_flow_mels),
   "vocoder_flow": Stage(_vocoder_flow, {"mel": ("<", 0.8)}),
   "export": Stage(_finished),
