@@ -17,7 +17,7 @@ from cosyjax.errors import DataError, OutputError
 from train import phones
 from train.teachers import RATE, UNSEEN, Teacher
 
-SHARD = 500  # texts
+SHARD = 100  # texts
 HELD_OUT = 100  # one text of so many is validation's, whoever speaks it
 FIELDS = ("id", "audio", "text", "speaker", "language")
 SECONDS = (0.6, 16.0)  # shorter and longer utterances are left out
