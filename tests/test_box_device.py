@@ -18,7 +18,7 @@ from cosyjax.errors import CheckpointError, DataError
 from cosyjax.text import tiny_tokenizer_dir
 from cosyjax.training.optimiser import OptimConfig
 from cosyjax.training.step import Loss
-from train import box_arrays, box_memory, box_pack, box_voice
+from train import box_arrays, box_fit, box_memory, box_pack, box_voice
 from train.box_fit import Fit, Journal, average, rate_at
 from train.box_memory import MemoryCorpus, MemoryFeatures, Utterance
 
@@ -93,12 +93,17 @@ def test_a_network_is_trained_for_as_long_as_it_says(tmp_path):
   state = fit.run(fit.state(0), itertools.repeat(batch), 1.0, journal, look)
   np.testing.assert_allclose(average(state)["w"], truth, atol=1e-2)
   rows = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-  assert sum(row["what"] == "toy/held_out" for row in rows) == 2
+  assert sum(row["what"] == "toy/held_out" for row in rows) == box_fit.LOOKS
   assert rows[-1]["what"] == "toy/done" and 1 <= rows[-1]["seconds"] < 5 and rows[-1]["distance"] < 1e-2
   again = fit.state(0, {"w": truth})
   np.testing.assert_array_equal(again.params["w"], truth)
   with pytest.raises(CheckpointError, match="do not fit"):
     fit.state(0, {"w": truth[:2]})
+  worse = itertools.count()
+  far = lambda params: {"distance": float(next(worse))}  # it gets worse from the first look on
+  kept = fit.run(fit.state(0), itertools.repeat(batch), 1.0, journal, far, keep="distance")
+  assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["what"] == "toy/kept"
+  assert np.max(np.abs(average(kept)["w"] - truth)) > np.max(np.abs(average(state)["w"] - truth))
 
 
 def test_parameters_come_back_from_pieces(tmp_path, monkeypatch):

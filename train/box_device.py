@@ -43,7 +43,7 @@ from cosyjax.speech_tokenizer.speech_encoder import SpeechTokenizer
 from cosyjax.text import TextTokenizer
 from cosyjax.training.step import summarise
 from train import box_arrays, box_voice, cli
-from train.box_fit import Journal, average
+from train.box_fit import Fit, Journal, average
 from train.box_gan import GanFit
 from train.box_memory import MemoryFeatures, Utterance, read_ahead, spectra
 from train.box_parts import TINY, Parts, Sizes, prepare
@@ -178,93 +178,122 @@ def look_at_loss(loss: Callable[[Any, Any], Any], batches: Batches, count: int) 
   return look
 
 
-def train_all(args: argparse.Namespace, parts: Parts, speech: Speech, journal: Journal, voices: list) -> None:
-  """All stages, one after the other; what can be compiled is compiled beside them."""
-  end = args.begin + args.seconds
-  init = lambda name: box_arrays.load(args.pack / "init", name)
-  texts = TextTokenizer.load(args.pack / "text_tokenizer", split_cjk=True)
-  if len(texts) > parts.lm.lm.text_vocab:
-    raise ConfigError(f"text tokenizer: {len(texts)} ids, the LM has {parts.lm.lm.text_vocab}")
-  with ThreadPoolExecutor(3) as pool:
-    prepared: dict[str, Future] = {
-      name: pool.submit(prepare, parts, 0, name) for name in ("speech_tokenizer", "lm", "flow")
-    }
-    gan = pool.submit(GanFit.prepare, parts.vocoder)
+class Run:
+  """The stages, and what they hand on: `recogniser` and `speaker` parameters, and the speech with its features."""
 
-    # ---- enough speech to begin with
-    while speech.hours() < parts.sizes.first_hours or len(speech.train) < ENOUGH:
-      alive = any(voice.poll() is None for voice in voices)
-      speech.take()
+  def __init__(self, args: argparse.Namespace, parts: Parts, speech: Speech, journal: Journal, voices: list) -> None:
+    self.args, self.parts, self.speech, self.journal, self.voices = args, parts, speech, journal, voices
+    self.end = args.begin + args.seconds - args.spare
+    self.left = [name for name in STAGES if name in args.stages]
+    self.recogniser, self.speaker = self.init("recogniser"), self.init("speaker")
+    self.texts = TextTokenizer.load(args.pack / "text_tokenizer", split_cjk=True)
+    if len(self.texts) > parts.lm.lm.text_vocab:
+      raise ConfigError(f"text tokenizer: {len(self.texts)} ids, the LM has {parts.lm.lm.text_vocab}")
+    if self.recogniser is None and "speech_tokenizer" not in self.left and {"lm", "flow"} & set(self.left):
+      raise ConfigError("--stages without speech_tokenizer: expected a recogniser in the pack's init")
+
+  def init(self, name: str) -> Any | None:
+    return box_arrays.load(self.args.pack / "init", name)
+
+  def seconds(self, name: str) -> float:
+    """This stage's part of the time that is left to it and those behind it."""
+    share = STAGES[name] / sum(STAGES[each] for each in self.left[self.left.index(name) :])
+    return max(self.end - time.monotonic(), 1.0) * share
+
+  def save(self, name: str, params: Any) -> None:
+    box_arrays.save(self.args.out, name, params)
+
+  def all(self) -> None:
+    """Every stage in order; what can be compiled is compiled beside the first."""
+    ahead = [name for name in ("speech_tokenizer", "lm", "flow") if name in self.left]
+    with ThreadPoolExecutor(4) as pool:
+      prepared: dict[str, Future] = {name: pool.submit(prepare, self.parts, 0, name) for name in ahead}
+      if "vocoder" in self.left:
+        prepared["vocoder"] = pool.submit(GanFit.prepare, self.parts.vocoder)
+      self.wait()
+      for name in self.left:
+        fit = prepared[name].result() if name in prepared else None
+        self.journal.add("begin", stage=name)
+        getattr(self, f"train_{name}")(fit)
+
+  def wait(self) -> None:
+    """Returns when there is enough speech to begin with."""
+    while self.speech.hours() < self.parts.sizes.first_hours or len(self.speech.train) < ENOUGH:
+      alive = any(voice.poll() is None for voice in self.voices)
+      self.speech.take()
       if not alive:
         break
       time.sleep(1.0)
-    if not speech.train:
-      raise DataError(f"{args.pack}: expected speech of its recordings and texts, found none; messages are above")
-    speech.hold_some()
+    if not self.speech.train:
+      raise DataError(f"{self.args.pack}: expected speech of its recordings and texts, found none; messages are above")
+    self.speech.hold_some()
 
-    share = lambda name: STAGES[name] / sum(list(STAGES.values())[list(STAGES).index(name) :])
-    seconds = lambda name: max(end - time.monotonic() - args.spare, 1.0) * share(name)
-
-    # ---- speech tokenizer
-    fit = prepared["speech_tokenizer"].result()
-    journal.add("compiled", stage=fit.name)
-    speech.take()
-    held = parts.tokenizer_batches(speech.held, speech.features("held", "log_mel_16k"), keep_rest=True, shuffle=False)
-    batches = parts.tokenizer_batches(speech.train, speech.features("train", "log_mel_16k"))
-    look = look_at_tokens(parts, held, 6)
-    state = fit.run(fit.state(0, init("recogniser")), read_ahead(batches), seconds(fit.name), journal, look)
-    recogniser = box_arrays.rounded(average(state))
-    box_arrays.save(args.out, "recogniser", recogniser)
-
-    # ---- all of the speech, and what it is as tokens
-    for voice in voices:
+  def all_speech(self, *features: str) -> None:
+    """Ends the voices; then tokens and speaker vectors of everything, where they are asked for."""
+    for voice in self.voices:
       voice.terminate()
-    speech.take()
-    for split in ("train", "held"):
-      speech.arrays[split]["speech_tokens"] = tokens_of(
-        parts, recogniser["tokenizer"], speech.arrays[split]["log_mel_16k"]
-      )
+      voice.wait()
+    self.speech.take()
+    for arrays in self.speech.arrays.values():
+      if "speech_tokens" in features and "speech_tokens" not in arrays:
+        arrays["speech_tokens"] = tokens_of(self.parts, self.recogniser["tokenizer"], arrays["log_mel_16k"])
+        _even(arrays)
+      if "speaker" in features and "speaker" not in arrays:
+        arrays["speaker"] = voices_of(self.parts, self.speaker, arrays["fbank"])
+
+  def train_speech_tokenizer(self, fit: Fit) -> None:
+    self.speech.take()
+    speech, name = self.speech, "log_mel_16k"
+    order = {"keep_rest": True, "shuffle": False}
+    held = self.parts.tokenizer_batches(speech.held, speech.features("held", name), **order)
+    batches = self.parts.tokenizer_batches(speech.train, speech.features("train", name))
+    look = look_at_tokens(self.parts, held, 6)
+    state = fit.run(fit.state(0, self.recogniser), read_ahead(batches), self.seconds(fit.name), self.journal, look)
+    self.recogniser = box_arrays.rounded(average(state))
+    self.save("recogniser", self.recogniser)
+    self.all_speech("speech_tokens")
     counts_C = np.bincount(np.concatenate(speech.arrays["train"]["speech_tokens"]), minlength=6561)
-    journal.add("tokens", count=int(counts_C.sum()), codes_used=float(np.mean(counts_C > 0)))
+    self.journal.add("tokens", count=int(counts_C.sum()), codes_used=float(np.mean(counts_C > 0)))
 
-    # ---- speaker encoder
-    speaker = init("speaker")
-    if speaker is None:
-      names = speech.features("train", "fbank")
-      batches = parts.speaker_batches(speech.train, names)
-      fit = prepare(parts, len(batches.speakers), "speaker")
-      state = fit.run(fit.state(0), read_ahead(batches), seconds("speaker"), journal)
-      speaker = box_arrays.rounded(speaker_objective.subset(average(state), state.extra))
-    box_arrays.save(args.out, "speaker", speaker)
-    for split in ("train", "held"):
-      speech.arrays[split]["speaker"] = voices_of(parts, speaker, speech.arrays[split]["fbank"])
-      _even(speech.arrays[split])
-    journal.add("voices", speakers=len({one.speaker for one in speech.train}))
+  def train_speaker(self, _: None) -> None:
+    if self.speaker is None:
+      self.all_speech()
+      batches = self.parts.speaker_batches(self.speech.train, self.speech.features("train", "fbank"))
+      fit = prepare(self.parts, len(batches.speakers), "speaker")
+      state = fit.run(fit.state(0), read_ahead(batches), self.seconds("speaker"), self.journal)
+      self.speaker = box_arrays.rounded(speaker_objective.subset(average(state), state.extra))
+    self.save("speaker", self.speaker)
 
-    # ---- language model
-    fit = prepared["lm"].result()
-    tokens = lambda split: speech.features(split, "speech_tokens")
-    held = parts.lm_batches(speech.held, tokens("held"), texts, keep_rest=True, shuffle=False)
+  def train_lm(self, fit: Fit) -> None:
+    self.all_speech("speech_tokens")
+    parts, tokens = self.parts, lambda split: self.speech.features(split, "speech_tokens")
+    held = parts.lm_batches(self.speech.held, tokens("held"), self.texts, keep_rest=True, shuffle=False)
     look = look_at_loss(lambda params, batch: parts.lm_loss(params, batch, None, None), held, 8)
-    batches = parts.lm_batches(speech.train, tokens("train"), texts)
-    state = fit.run(fit.state(0, init("lm")), read_ahead(batches), seconds(fit.name), journal, look)
-    box_arrays.save(args.out, "lm", box_arrays.rounded(average(state)))
+    batches = parts.lm_batches(self.speech.train, tokens("train"), self.texts)
+    time_left = self.seconds(fit.name)
+    state = fit.run(fit.state(0, self.init("lm")), read_ahead(batches), time_left, self.journal, look, keep="loss")
+    self.save("lm", box_arrays.rounded(average(state)))
 
-    # ---- flow
-    fit = prepared["flow"].result()
-    needed = ("speech_tokens", "mel", "speaker")
-    held = parts.flow_batches(speech.held, speech.features("held", *needed), keep_rest=True, shuffle=False)
+  def train_flow(self, fit: Fit) -> None:
+    if self.speaker is None:
+      raise ConfigError("--stages flow: expected a speaker encoder in the pack's init, or the stage speaker")
+    self.all_speech("speech_tokens", "speaker")
+    parts, names = self.parts, ("speech_tokens", "mel", "speaker")
+    features = lambda split: self.speech.features(split, *names)
+    held = parts.flow_batches(self.speech.held, features("held"), keep_rest=True, shuffle=False)
     loss = lambda params, batch: flow_objective.validation(parts.flow_model, params, batch, make_key(0, "validation"))
-    batches = parts.flow_batches(speech.train, speech.features("train", *needed))
+    batches = parts.flow_batches(self.speech.train, features("train"))
     look = look_at_loss(loss, held, 3)
-    state = fit.run(fit.state(0, init("flow")), read_ahead(batches), seconds(fit.name), journal, look)
-    box_arrays.save(args.out, "flow", box_arrays.rounded(average(state)))
+    state = fit.run(fit.state(0, self.init("flow")), read_ahead(batches), self.seconds(fit.name), self.journal, look)
+    self.save("flow", box_arrays.rounded(average(state)))
 
-    # ---- vocoder
-    batches = parts.crop_batches(speech.train, speech.features("train", "mel", "f0"))
-    made = gan.result().run(init("vocoder"), init("judges"), read_ahead(batches), seconds("vocoder"), journal)
+  def train_vocoder(self, gan: GanFit) -> None:
+    self.all_speech()
+    batches = self.parts.crop_batches(self.speech.train, self.speech.features("train", "mel", "f0"))
+    given = self.init("vocoder"), self.init("judges")
+    made = gan.run(*given, read_ahead(batches), self.seconds("vocoder"), self.journal)
     for name, params in made.items():
-      box_arrays.save(args.out, name, box_arrays.rounded(params))
+      self.save(name, box_arrays.rounded(params))
 
 
 def _even(arrays: dict[str, list[np.ndarray]]) -> None:
@@ -285,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--seconds", type=float, default=540.0, help="in all, until the last file is written")
   parser.add_argument("--spare", type=float, default=15.0, help="seconds kept for saving")
   parser.add_argument("--processes", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="that speak")
+  parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="these alone, in order")
   parser.add_argument("--dtype", default="bfloat16", help="of computation")
   parser.add_argument("--tiny", action="store_true", help="small networks and batches, to try the program")
   args = parser.parse_args(argv)
@@ -298,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     journal.add("devices", devices=str(jax.devices()), sizes=dataclasses.asdict(parts.sizes))
     box_arrays.save_config(args.out, parts)
-    train_all(args, parts, Speech(folder, parts, journal), journal, voices)
+    Run(args, parts, Speech(folder, parts, journal), journal, voices).all()
     journal.add("end")
   finally:
     for voice in voices:

@@ -17,6 +17,8 @@ from cosyjax.training.optimiser import OptimConfig, make_optimiser
 from cosyjax.training.step import LossFn, make_update
 from cosyjax.training.train_state import TrainState, abstract_state, replace_params
 
+EVERY = 50  # steps between two lines of the log
+LOOKS = 5
 IN_FLIGHT = 4  # steps that the device may be behind the host
 
 
@@ -84,9 +86,20 @@ class Fit:
     seconds: float,
     log: "Journal",
     look: Callable[[Any], dict[str, float]] | None = None,
+    keep: str = "",
   ) -> TrainState:
-    """Steps until the time is over; `look` measures the averaged parameters at a third, two thirds and the end."""
+    """Steps until the time is over; returns the state, its average that of the best look if `keep` names a figure.
+
+    Args:
+      state: of `state`.
+      batches: as `cosyjax.data.batches` gives them.
+      seconds: from the first step on.
+      log: gets a line every `EVERY` steps.
+      look: measures the averaged parameters, `LOOKS` times and at the end.
+      keep: the figure of `look` of which the lowest is best.
+    """
     begin, step, looks, waiting = time.monotonic(), 0, 1, []
+    best, lowest = None, float("inf")
     while (share := (time.monotonic() - begin) / seconds) < 1:
       rate = rate_at(self.optim, share, step)
       state = state.replace(opt_state=(*state.opt_state[:-1], Rate(jnp.float32(rate))))
@@ -97,12 +110,19 @@ class Fit:
       if len(waiting) > IN_FLIGHT:
         shown = waiting.pop(0)
         jax.block_until_ready(shown["loss"])
-        if step % 50 == 0:
+        if step % EVERY == 0:
           log.add(self.name, step=step, rate=rate, **{k: float(v) for k, v in shown.items()})
-      if look and share > looks / 3:
+      if look and share > looks / (LOOKS + 1):
         looks += 1
-        log.add(f"{self.name}/held_out", step=step, **look(average(state)))
-    log.add(f"{self.name}/done", step=step, seconds=time.monotonic() - begin, **(look(average(state)) if look else {}))
+        found = look(average(state))
+        log.add(f"{self.name}/held_out", step=step, **found)
+        if keep and found[keep] < lowest:
+          lowest, best = found[keep], jax.tree.map(jnp.array, average(state))  # the state's own arrays are donated
+    found = look(average(state)) if look else {}
+    log.add(f"{self.name}/done", step=step, seconds=time.monotonic() - begin, **found)
+    if best is not None and lowest < found[keep]:
+      log.add(f"{self.name}/kept", **{keep: lowest})
+      return state.replace(**{"params" if state.ema is None else "ema": best})
     return state
 
 

@@ -16,7 +16,7 @@ from train.speech_tokenizer import Config, DataConfig
 
 AUGMENT = AugmentConfig(
   time_masks=2, time_width=25, time_share=0.08, bin_masks=2, bin_width=16, hiss=0.4, blur=4.0, warp=0.12, colour=3.0,
-  rise=2000,
+  rise=1000,
 )  # fmt: skip
 
 
