@@ -103,7 +103,7 @@ def test_a_network_is_trained_for_as_long_as_it_says(tmp_path):
   far = lambda params: {"distance": float(next(worse))}  # it gets worse from the first look on
   kept = fit.run(fit.state(0), itertools.repeat(batch), 1.0, journal, far, keep="distance")
   assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["what"] == "toy/kept"
-  assert np.max(np.abs(average(kept)["w"] - truth)) > np.max(np.abs(average(state)["w"] - truth))
+  assert np.any(np.asarray(average(kept)["w"]) != np.asarray(kept.params["w"]))
 
 
 def test_parameters_come_back_from_pieces(tmp_path, monkeypatch):
