@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 
 import jax
@@ -69,6 +70,13 @@ def test_batches_read_ahead_are_those_of_the_iterator():
     for name in batch:
       np.testing.assert_array_equal(found[name], batch[name])
   assert bytes((expected[0]["units_BL"][0, :5] - 1).tolist()) == b"tEkst"
+
+
+def test_short_ones_come_first():
+  found = box_memory.in_turn(itertools.repeat("short"), itertools.repeat("any"), 0.2)
+  assert next(found) == "short"
+  time.sleep(0.3)
+  assert [next(found), next(found)] == ["any", "any"]
 
 
 def test_the_rate_follows_the_clock():

@@ -45,12 +45,14 @@ from cosyjax.training.step import summarise
 from train import box_arrays, box_voice, cli
 from train.box_fit import Fit, Journal, average
 from train.box_gan import GanFit
-from train.box_memory import MemoryFeatures, Utterance, read_ahead, spectra
+from train.box_memory import MemoryFeatures, Utterance, in_turn, read_ahead, spectra
 from train.box_parts import TINY, Parts, Sizes, prepare
 from train.runtime import make_key
 from train.teacher_corpus import HELD_OUT
 
 ENOUGH = 20  # utterances
+SHORT = 70  # speech tokens of a short utterance, at most
+SHORT_SHARE = 0.3  # of the language model's time, with short utterances alone
 STAGES = {"speech_tokenizer": 0.24, "speaker": 0.06, "lm": 0.25, "flow": 0.25, "vocoder": 0.20}  # shares of the time
 
 
@@ -269,9 +271,15 @@ class Run:
     parts, tokens = self.parts, lambda split: self.speech.features(split, "speech_tokens")
     held = parts.lm_batches(self.speech.held, tokens("held"), self.texts, keep_rest=True, shuffle=False)
     look = look_at_loss(lambda params, batch: parts.lm_loss(params, batch, None, None), held, 8)
-    batches = parts.lm_batches(self.speech.train, tokens("train"), self.texts)
+    every = parts.lm_batches(self.speech.train, tokens("train"), self.texts)
+    # Short utterances first: where there is less to align, alignment is found sooner.
+    found = self.speech.arrays["train"]["speech_tokens"]
+    short = [i for i, tokens_U in enumerate(found) if len(tokens_U) <= SHORT]
+    some = MemoryFeatures({"speech_tokens": [found[i] for i in short]})
+    few = parts.lm_batches([self.speech.train[i] for i in short], some, self.texts) if len(short) > ENOUGH else every
     time_left = self.seconds(fit.name)
-    state = fit.run(fit.state(0, self.init("lm")), read_ahead(batches), time_left, self.journal, look, keep="loss")
+    batches = in_turn(read_ahead(few), read_ahead(every), SHORT_SHARE * time_left)
+    state = fit.run(fit.state(0, self.init("lm")), batches, time_left, self.journal, look, keep="loss")
     self.save("lm", box_arrays.rounded(average(state)))
 
   def train_flow(self, fit: Fit) -> None:

@@ -6,6 +6,7 @@ same code. Recordings are 24 kHz int16; features are computed on the device in b
 
 import dataclasses
 import functools
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -183,3 +184,13 @@ def read_ahead(batches: Batches, first: int = 0, threads: int = 6) -> Iterator[d
       futures.append(pool.submit(batches.read, n))
       n += 1
       yield futures.pop(0).result()
+
+
+def in_turn(
+  first: Iterator[dict[str, np.ndarray]], then: Iterator[dict[str, np.ndarray]], seconds: float
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of `first` for so many seconds from the first one on, then those of `then`."""
+  begin = time.monotonic()
+  while time.monotonic() - begin < seconds:
+    yield next(first)
+  yield from then
