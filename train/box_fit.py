@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,11 @@ class Fit:
     """
     begin, step, looks, waiting = time.monotonic(), 0, 1, []
     best, lowest = None, float("inf")
+    copy = lambda tree: jax.tree.map(jnp.array, tree)  # the state's own arrays are donated
+    # The first look compiles: beside the steps, and none is taken before it is done.
+    warm = threading.Thread(target=look, args=(copy(average(state)),), daemon=True) if look else None
+    if warm:
+      warm.start()
     while (share := (time.monotonic() - begin) / seconds) < 1:
       rate = rate_at(self.optim, share, step)
       state = state.replace(opt_state=(*state.opt_state[:-1], Rate(jnp.float32(rate))))
@@ -112,12 +118,14 @@ class Fit:
         jax.block_until_ready(shown["loss"])
         if step % EVERY == 0:
           log.add(self.name, step=step, rate=rate, **{k: float(v) for k, v in shown.items()})
-      if look and share > looks / (LOOKS + 1):
+      if look and share > looks / (LOOKS + 1) and not warm.is_alive():
         looks += 1
         found = look(average(state))
         log.add(f"{self.name}/held_out", step=step, **found)
         if keep and found[keep] < lowest:
-          lowest, best = found[keep], jax.tree.map(jnp.array, average(state))  # the state's own arrays are donated
+          lowest, best = found[keep], copy(average(state))
+    if warm:
+      warm.join()
     found = look(average(state)) if look else {}
     log.add(f"{self.name}/done", step=step, seconds=time.monotonic() - begin, **found)
     if best is not None and lowest < found[keep]:
