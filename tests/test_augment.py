@@ -1,5 +1,6 @@
 """Masks, hiss, blur, warp and colour on the recogniser's input."""
 
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -117,10 +118,11 @@ def test_augmentation_rises_with_the_batches(monkeypatch):
   monkeypatch.setattr(trainer, "augment", lambda key, mel, lengths, c, strength: strengths.append(float(strength)))
   monkeypatch.setattr(trainer, "asr_loss", lambda module, params, batch: Loss(0.0, 1.0))
   config = cli.load(Path("configs/box/speech_tokenizer.py"), trainer.Config, tiny=True)
-  _, loss_fn = trainer.parts(dataclasses.replace(config, augment=AugmentConfig(blur=1.0, rise=4)), None)
+  args = argparse.Namespace(init=None)
+  loss = lambda c: trainer.task(args, dataclasses.replace(config, augment=c)).loss
+  loss_fn = loss(AugmentConfig(blur=1.0, rise=4))
   extra = {"batches": np.float32(0)}
   for _ in range(6):
     extra = loss_fn(None, {"log_mel_BTM": None, "lengths_B": None}, None, extra).extra
   assert strengths == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0] and extra["batches"] == 6
-  _, loss_fn = trainer.parts(dataclasses.replace(config, augment=AugmentConfig()), None)
-  assert loss_fn(None, {}, None, {}).extra is None and len(strengths) == 6
+  assert loss(AugmentConfig())(None, {}, None, {}).extra is None and len(strengths) == 6

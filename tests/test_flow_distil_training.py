@@ -11,7 +11,7 @@ from cosyjax import config as config_lib
 from cosyjax.errors import ConfigError
 from cosyjax.flow.flow_model import stack
 from cosyjax.text import TextTokenizer, tiny_tokenizer_dir
-from cosyjax.training.checkpoints import read_arrays
+from cosyjax.training.checkpoint_read import read_arrays
 from tests.test_train_models import FLOW, Corpus, data  # noqa: F401  # `data` is a fixture
 from train import export, flow
 

@@ -158,8 +158,10 @@ def _spoken(name: str) -> Callable[[Box], None]:
 
 
 def _first(box: Box) -> None:
-  parts = [flag for name in ("lm", "flow", "vocoder") for flag in (f"--{name}", box.out / name)]
-  _export(box, "first", "--base", box.out / "encoders", *parts)
+  parts = [flag for name in ("lm", "flow") for flag in (f"--{name}", box.out / name)]
+  _export(box, "silent", "--base", box.out / "encoders", *parts)
+  # The last, not the best by mel: what discriminators teach is not what that figure measures.
+  _export(box, "first", "--base", box.out / "silent", "--vocoder", box.out / "vocoder", "--last")
 
 
 def _flow_distilled(box: Box) -> None:
@@ -179,7 +181,7 @@ def _vocoder_flow(box: Box) -> None:
 
 
 def _finished(box: Box) -> None:
-  _export(box, "model", "--base", box.out / "two_steps", "--vocoder", box.out / "vocoder_flow")
+  _export(box, "model", "--base", box.out / "two_steps", "--vocoder", box.out / "vocoder_flow", "--last")
 
 
 STAGES: dict[str, Stage] = {

@@ -270,7 +270,7 @@ class Run:
     self.all_speech("speech_tokens")
     parts, tokens = self.parts, lambda split: self.speech.features(split, "speech_tokens")
     held = parts.lm_batches(self.speech.held, tokens("held"), self.texts, keep_rest=True, shuffle=False)
-    look = look_at_loss(lambda params, batch: parts.lm_loss(params, batch, None, None), held, 8)
+    look = look_at_loss(lambda params, batch: parts.tasks["lm"].loss(params, batch, None, None), held, 8)
     every = parts.lm_batches(self.speech.train, tokens("train"), self.texts)
     # Short utterances first: where there is less to align, alignment is found sooner.
     found = self.speech.arrays["train"]["speech_tokens"]

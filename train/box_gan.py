@@ -1,5 +1,6 @@
 """The vocoder against its discriminators, for so many seconds."""
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ import numpy as np
 from cosyjax.config import HOP
 from cosyjax.layers.basic import unbox
 from cosyjax.training.train_state import abstract_state
-from cosyjax.vocoder.gan_step import make_updates
 from train import vocoder as trainer
-from train.box_fit import IN_FLIGHT, Journal, average, fresh_state
+from train.box_fit import EVERY, IN_FLIGHT, Journal, average, fresh_state
+from train.task import Network
 
 RATE = 4e-4  # of either network, at most
 
@@ -23,7 +24,7 @@ RATE = 4e-4  # of either network, at most
 class GanFit:
   """The compiled step of both networks. Their rates are constant: the average of the generator's parameters settles."""
 
-  inits: dict[str, Any]
+  networks: dict[str, Network]
   abstract: dict[str, Any]
   update: Any
 
@@ -32,8 +33,8 @@ class GanFit:
     """Compiles the step for batches of c.data.rows crops of c.data.frames. Any thread may call."""
     slow = lambda o: dataclasses.replace(o, schedule="constant", learning_rate=min(o.learning_rate, RATE))
     c = dataclasses.replace(c, optim=slow(c.optim), discriminator_optim=slow(c.discriminator_optim))
-    model, judges, inits, transforms, optim, steps = trainer.networks(c)
-    abstract = {name: unbox(abstract_state(inits[name], transforms[name], optim[name])) for name in inits}
+    task = trainer.task(argparse.Namespace(init=None), c)
+    abstract = {name: unbox(abstract_state(n.init, n.tx, n.optim)) for name, n in task.networks.items()}
     rows, frames, shape = c.data.rows, c.data.frames, jax.ShapeDtypeStruct
     batch = {
       "audio_BA": shape((rows, frames * HOP), jnp.float32),
@@ -42,8 +43,7 @@ class GanFit:
       "lengths_B": shape((rows,), jnp.int32),
       "key": shape((2,), jnp.uint32),
     }
-    _, both = make_updates(model, judges, c.objective, transforms, optim, steps, target_f0=c.target_f0)
-    return cls(inits, abstract, both.lower(abstract, batch).compile())
+    return cls(task.networks, abstract, task.updates(None)[0].lower(abstract, batch).compile())
 
   def run(
     self,
@@ -55,7 +55,7 @@ class GanFit:
   ) -> dict[str, Any]:
     """Steps until the time is over, from given parameters or fresh ones; returns {"vocoder", "judges"}."""
     given = {trainer.GENERATOR: generator, trainer.DISCRIMINATORS: discriminators}
-    states = {name: fresh_state(self.inits[name], self.abstract[name], n, given[name])
+    states = {name: fresh_state(self.networks[name].init, self.abstract[name], n, given[name])
               for n, name in enumerate(given)}  # fmt: skip
     begin, step, waiting = time.monotonic(), 0, []
     while time.monotonic() - begin < seconds:
@@ -65,7 +65,7 @@ class GanFit:
       if len(waiting) > IN_FLIGHT:
         shown = waiting.pop(0)
         jax.block_until_ready(shown["loss"])
-        if step % 50 == 0:
+        if step % EVERY == 0:
           log.add("vocoder", step=step, **{name: float(value) for name, value in shown.items()})
     log.add("vocoder/done", step=step, seconds=time.monotonic() - begin)
     judges = states[trainer.DISCRIMINATORS].params

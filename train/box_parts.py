@@ -1,6 +1,8 @@
 """The five networks as `train.box_device` trains them: sizes, losses, batches, and their steps compiled ahead."""
 
+import argparse
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,11 @@ import numpy as np
 
 from cosyjax.data.batches import Batches, asr_batches, flow_batches, lm_batches, speaker_batches
 from cosyjax.data.plan import BucketPlan
-from cosyjax.flow import flow_objective
 from cosyjax.flow.flow_model import Flow
-from cosyjax.flow.flow_model import init_arguments as flow_arguments
-from cosyjax.lm import lm_objective
-from cosyjax.lm.text_speech_lm import TextSpeechLM
+from cosyjax.speaker import speaker_objective
 from cosyjax.speech_tokenizer.asr_model import AsrTokenizer
 from cosyjax.text import TextTokenizer
+from cosyjax.training.step import Loss
 from train import cli
 from train import flow as flow_trainer
 from train import lm as lm_trainer
@@ -51,40 +51,37 @@ TINY = Sizes(3.0, (3.0,), 12.0, 12.0, 4, 2, 128, 2, 16, 8, 0.0)
 
 
 class Parts:
-  """Modules, losses and settings of the five networks, from configs/box."""
+  """Settings of the five networks from configs/box, and the trainers' tasks: what they learn, and by which loss.
+
+  Attributes:
+    tasks: speech_tokenizer, lm, flow. The speaker encoder's depends on the corpus, the vocoder's is `train.box_gan`'s.
+  """
 
   def __init__(self, tiny: bool, dtype: str, sizes: Sizes) -> None:
     load = lambda name, trainer: cli.load(CONFIGS / f"{name}.py", trainer.Config, tiny=tiny)
+    compute = lambda c: dataclasses.replace(c, run=dataclasses.replace(c.run, dtype=dtype))
     self.sizes = sizes
-    self.tokenizer, self.speaker = load("speech_tokenizer", tokenizer_trainer), load("speaker", speaker_trainer)
-    self.lm, self.flow = load("lm", lm_trainer), load("flow", flow_trainer)
-    run = lambda c: dataclasses.replace(c.run, dtype=dtype)
-    frames = dataclasses.replace(load("vocoder", vocoder_trainer).data, rows=sizes.crops, frames=sizes.crop_frames)
-    self.vocoder = load("vocoder", vocoder_trainer)
-    self.vocoder = dataclasses.replace(self.vocoder, data=frames, alone=0, target_f0=200, run=run(self.vocoder))
-    kind = jnp.dtype(dtype)
-    self.asr = AsrTokenizer(self.tokenizer.tokenizer, self.tokenizer.asr, kind)
-    self.lm_model = TextSpeechLM(self.lm.lm, kind, scan=True)
-    self.flow_model = Flow(self.flow.flow, kind, training=True)
+    self.tokenizer = compute(load("speech_tokenizer", tokenizer_trainer))
+    self.speaker, self.lm = load("speaker", speaker_trainer), compute(load("lm", lm_trainer))
+    self.flow = compute(load("flow", flow_trainer))
+    vocoder = compute(load("vocoder", vocoder_trainer))
+    crops = dataclasses.replace(vocoder.data, rows=sizes.crops, frames=sizes.crop_frames)
+    self.vocoder = dataclasses.replace(vocoder, data=crops, alone=0, target_f0=200)
+    args = argparse.Namespace(init=None, listen=None, qwen=None, data=None, tokenizer=None, compile_only=None)
+    of = {"speech_tokenizer": (tokenizer_trainer, self.tokenizer), "lm": (lm_trainer, self.lm),
+          "flow": (flow_trainer, self.flow)}  # fmt: skip
+    self.tasks = {name: trainer.task(args, config) for name, (trainer, config) in of.items()}
+    self.asr = AsrTokenizer(self.tokenizer.tokenizer, self.tokenizer.asr, jnp.dtype(dtype))
+    self.flow_model = Flow(self.flow.flow, jnp.dtype(dtype), training=True)
 
-  # ---- losses, as the trainers have them
+  def speaker_task(self, speakers: int) -> tuple[Any, Any]:
+    """(first parameters and statistics, loss) of the speaker encoder with so many speakers to tell apart."""
+    module = speaker_objective.SpeakerClassifier(self.speaker.speaker, speakers)
 
-  def lm_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
-    return lm_objective.objective(self.lm_model, params, batch)
+    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
+      return speaker_objective.speaker_loss(module, self.speaker.margin, params, batch, extra)
 
-  def flow_loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Any:
-    lengths_B, (_, frames, bins) = 2 * batch["token_lengths_B"], batch["mel_BTM"].shape
-    draws = flow_objective.draw(key, lengths_B, frames, bins, self.flow.objective)
-    return flow_objective.objective(self.flow_model, params, batch, draws, self.flow.objective.kind)
-
-  # ---- first parameters
-
-  def lm_init(self, key: jax.Array) -> Any:
-    row = jnp.zeros((1, 8), jnp.int32)
-    return self.lm_model.init(key, row, row, segments_BL=row, speaker_BSE=None)["params"]
-
-  def flow_init(self, key: jax.Array) -> Any:
-    return self.flow_model.init(key, *flow_arguments(self.flow.flow))["params"]
+    return functools.partial(speaker_objective.init, module), loss
 
   # ---- batches
 
@@ -123,16 +120,17 @@ def prepare(parts: Parts, speakers: int, what: str) -> Fit:
          for name, n in lengths.items()}  # fmt: skip
   one["speaker"] = np.zeros(parts.speaker.speaker.embedding, np.float32)
   found = MemoryFeatures({name: [array] * len(some) for name, array in one.items()})
-  if what == "speech_tokenizer":
-    init, loss = tokenizer_trainer.parts(parts.tokenizer, parts.asr)
-    return Fit.prepare(what, loss, init, parts.tokenizer.optim, parts.tokenizer_batches(some, found).shapes)
   if what == "speaker":
-    _, init, loss = speaker_trainer.parts(parts.speaker, speakers)
+    init, loss = parts.speaker_task(speakers)
     return Fit.prepare(what, loss, init, parts.speaker.optim, parts.speaker_batches(some, found).shapes)
-  if what == "flow":
-    return Fit.prepare(what, parts.flow_loss, parts.flow_init, parts.flow.optim, parts.flow_batches(some, found).shapes)
-  rows, length = parts.sizes.lm_rows, parts.sizes.lm_length
-  names = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
-  shapes = {name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}
-  shapes["key"] = jax.ShapeDtypeStruct((2,), np.uint32)
-  return Fit.prepare(what, parts.lm_loss, parts.lm_init, parts.lm.optim, [shapes])
+  task = parts.tasks[what]
+  if what == "speech_tokenizer":
+    shapes = parts.tokenizer_batches(some, found).shapes
+  elif what == "flow":
+    shapes = parts.flow_batches(some, found).shapes
+  else:
+    rows, length = parts.sizes.lm_rows, parts.sizes.lm_length
+    names = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
+    shapes = [{name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}]
+    shapes[0]["key"] = jax.ShapeDtypeStruct((2,), np.uint32)
+  return Fit.prepare(what, task.loss, task.networks.init, task.networks.optim, shapes)

@@ -2,11 +2,14 @@
 
   python -m train.flow --config configs/flow.py --data CORPUS --out RUN
   python -m train.flow --config configs/flow_finetune.py --data CORPUS --out RUN --init MODEL_DIR
+  python -m train.flow --config configs/box/flow_distilled.py --data CORPUS --out RUN --init MODEL_DIR
 
 Needs the features speech_tokens, mel and speaker; see train.features. The same command resumes a run that
 was stopped. Every row is drawn one of four attention masks, so that one model serves whole utterances
 and streams. Evaluation measures each mask on the same times and noise every time, and speaks fixed
 utterances of the evaluation corpus: their mel as pictures, and as sound with the vocoder of --init or --listen.
+
+With `distil` above 0 the flow of --init is the teacher of one that needs so few steps and no guidance.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from cosyjax.data.feature_store import Features
 from cosyjax.data.iterator import global_shapes
 from cosyjax.data.rows import FlowRows
 from cosyjax.errors import ConfigError
-from cosyjax.flow import flow_objective
+from cosyjax.flow import distil, flow_objective
 from cosyjax.flow.flow_model import Flow, init_arguments, stack
 from cosyjax.flow.flow_objective import FlowObjective
 from cosyjax.flow.generate import generate
@@ -70,6 +73,7 @@ class Config:
   samples: int = 2  # utterances that each evaluation speaks
   prompt: float = 0.3  # share of each that it is given as a prompt
   audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
+  distil: int = 0  # Euler steps without guidance to which the flow of --init is distilled; 0: ordinary training
 
 
 def add_flags(flags: argparse.ArgumentParser) -> None:
@@ -78,6 +82,12 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
 
 def task(args: argparse.Namespace, config: Config) -> Task:
   flow, audio = weights.sizes(args, "flow", config.flow), weights.audio(args, config.audio)
+  taught = flow  # whose steps and guidance a distilled flow learns from
+  if config.distil:
+    distil.check_steps(config.distil, taught.steps)
+    if not args.init and not args.compile_only:
+      raise ConfigError("distil: expected the teacher as --init, also when a run is resumed")
+    flow = dataclasses.replace(taught, steps=config.distil, guidance=0.0)
   config = dataclasses.replace(config, flow=flow, audio=audio)
   c, kind = flow, config.objective.kind
   model = Flow(c, jnp.dtype(config.run.dtype), training=True, remat=config.run.remat)
@@ -85,11 +95,29 @@ def task(args: argparse.Namespace, config: Config) -> Task:
   def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
     lengths_B, (_, frames, mel_bins) = c.frames_per_token * batch["token_lengths_B"], batch["mel_BTM"].shape
     draws = flow_objective.draw(key, lengths_B, frames, mel_bins, config.objective)
+    if config.distil:
+      return distilled(params, extra, batch, draws)
     return flow_objective.objective(model, params, batch, draws, kind)
+
+  def distilled(params: Any, teacher: Any, batch: dict[str, jax.Array], draws: flow_objective.Draws) -> Loss:
+    of = {"few": config.distil, "many": taught.steps, "guidance": taught.guidance}
+    return distil.objective(model, params, teacher, batch, draws, **of)
+
+  def look(params: Any, extra: Any, batch: dict[str, jax.Array], key: jax.Array) -> Loss:
+    if not config.distil:
+      return flow_objective.validation(model, params, batch, key, kind=kind)
+    lengths_B, (_, frames, mel_bins) = c.frames_per_token * batch["token_lengths_B"], batch["mel_BTM"].shape
+    return distilled(params, extra, batch, flow_objective.fixed_draws(key, lengths_B, frames, mel_bins, 0))
+
+  first = lambda key: model.init(key, *init_arguments(c))["params"]
+  start = weights.starter(args, "flow", stack)
+  if config.distil and start:
+    given = start
+    start = lambda begun: (given(begun)[0],) * 2  # the teacher is what the state carries along
 
   return Task(
     config=config,
-    networks=Network(lambda key: model.init(key, *init_arguments(c))["params"], config.optim, config.run.steps),
+    networks=Network((lambda key: (first(key),) * 2) if config.distil else first, config.optim, config.run.steps),
     units="audio seconds",
     metric="loss",
     open=functools.partial(open_batches, config),
@@ -97,9 +125,9 @@ def task(args: argparse.Namespace, config: Config) -> Task:
     amount=lambda batch: float(batch["token_lengths_B"].sum()) / audio.token_rate,
     capacity=lambda shapes: shapes["mel_BTM"].shape[0] * shapes["mel_BTM"].shape[1] / audio.frame_rate,
     loss=loss,
-    look=lambda params, extra, batch, key: flow_objective.validation(model, params, batch, key, kind=kind),
+    look=look,
     measure=lambda losses, batches: Findings(by_mask(task_lib.means(losses))),
-    start=weights.starter(args, "flow", stack),
+    start=start,
     speech=functools.partial(speech, args, config, model) if config.samples else None,
     sample_rate=audio.sample_rate,
     ids={"tokens_BU": (0, c.codebook_size)},

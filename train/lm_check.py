@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax import config as config_lib
-from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.feature_store import Features
 from cosyjax.data.text import byte_units, transcript_ids
@@ -37,10 +36,9 @@ from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.speech_tokenizer import ctc, fsq
 from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer
 from cosyjax.text import TextTokenizer
-from cosyjax.training.checkpoint_files import read_json
-from cosyjax.training.checkpoints import read_arrays
+from train import weights
 from train.cli import at_exit
-from train.export import read_part
+from train.export import FINISH
 
 TENTHS = 10
 MOST = 2  # a sample is cut at this times its recording's length
@@ -95,12 +93,13 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
   Raises:
     CheckpointError, DataError: a run or a corpus cannot be used.
   """
-  lm_config, lm_params, settings, step = read_part("lm", args.lm)
+  step, _ = weights.choose(args.lm)
+  lm_config, settings = weights.run_settings("lm", args.lm, step)
+  lm_params = FINISH["lm"](*weights.run_weights("lm", args.lm, step))
   tokenizer = TextTokenizer.load(args.tokenizer, split_cjk=settings["data"]["split_cjk"])
-  folder = args.speech_tokenizer / "checkpoints"
-  at, asr_params = _newest(folder)
-  asr_settings = read_json(folder / f"{at:08d}" / "config.json")
-  sizes = config_lib.from_dict(asr_settings["tokenizer"], SpeechTokenizerConfig, "tokenizer")
+  at, _ = weights.choose(args.speech_tokenizer)
+  sizes, asr_settings = weights.run_settings("speech_tokenizer", args.speech_tokenizer, at)
+  asr_params = weights.run_weights("speech_tokenizer", args.speech_tokenizer, at).params
   module = AsrTokenizer(sizes, config_lib.from_dict(asr_settings["asr"], AsrConfig, "asr"))
 
   corpus, phones = Corpus(args.data, args.split), Corpus(args.phones, args.split)
@@ -135,13 +134,6 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     "phoneme_error": error([np.asarray(ids_U) if len(ids_U) else np.zeros(1, np.int32) for ids_U in made]),
     "phoneme_error_of_recordings": error(tokens),
   }
-
-
-def _newest(folder: Path) -> tuple[int, Any]:
-  """Step and averaged parameters of a run's newest checkpoint; the plain ones if it keeps no average."""
-  steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-  arrays = read_json(folder / f"{steps[-1]:08d}" / "info.json")["arrays"] if steps else {}
-  return read_arrays(folder, below="ema" if any(name.startswith("ema/") for name in arrays) else "params")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

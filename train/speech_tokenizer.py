@@ -77,15 +77,23 @@ def task(args: argparse.Namespace, config: Config) -> Task:
   c, run = config, config.run
   module = AsrTokenizer(c.tokenizer, c.asr, jnp.dtype(run.dtype), run.remat)
 
+  def init(key: jax.Array) -> Any:
+    params = module.init(key, *init_arguments(c.tokenizer))["params"]
+    return (params, {"batches": jnp.zeros((), jnp.float32)}) if c.augment.rise else params
+
   def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
+    after, strength = None, 1.0
+    if c.augment.rise:  # what the state carries along counts the batches
+      after = {"batches": extra["batches"] + 1.0}
+      strength = jnp.minimum(extra["batches"] / c.augment.rise, 1.0)
     if c.augment != AugmentConfig():
-      mel_BTM = augment(key, batch["log_mel_BTM"], batch["lengths_B"], c.augment)
+      mel_BTM = augment(key, batch["log_mel_BTM"], batch["lengths_B"], c.augment, strength)
       batch = batch | {"log_mel_BTM": mel_BTM}
-    return asr_loss(module, params, batch)
+    return asr_loss(module, params, batch)._replace(extra=after)
 
   return Task(
     config=config,
-    networks=Network(lambda key: module.init(key, *init_arguments(c.tokenizer))["params"], c.optim, run.steps),
+    networks=Network(init, c.optim, run.steps),
     units="audio seconds",
     metric="token_error_rate",
     open=functools.partial(open_batches, config),
