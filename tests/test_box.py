@@ -98,14 +98,14 @@ def test_wrong_flags(tmp_path):
 
 def test_folders_of_teachers_become_one_corpus(tmp_path):
   for name in ("a", "b"):
-    rows = [
+    entries = [
       {"id": f"{name}{n}", "audio": f"audio/{name}{n}.flac", "text": f"Text {n}.", "speaker": name, "language": "en",
        "seconds": 1.0 + 5 * n, "speed": 1.0, "phonemes": "həlˈO"}
       for n in range(3)
     ]  # fmt: skip
-    (tmp_path / name / "rows").mkdir(parents=True)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / name / "rows" / f"{name}-00000.jsonl").write_text(lines)
+    (tmp_path / name / "entries").mkdir(parents=True)
+    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (tmp_path / name / "entries" / f"{name}-00000.jsonl").write_text(lines)
     teacher_corpus.write_manifests(tmp_path / name)
   hours = box_corpus.write([tmp_path / "a", tmp_path / "b"], tmp_path / "m", longest=8.0)
   assert hours["train"] == pytest.approx(2 * 7 / 3600)

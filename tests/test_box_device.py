@@ -128,12 +128,12 @@ def test_parameters_come_back_from_pieces(tmp_path, monkeypatch):
 
 
 def test_speech_is_handed_over_in_whole_parts(tmp_path):
-  rows = [{"text": f"Zeile {n} ü", "wave": np.arange(n + 1, dtype=np.int16)} for n in range(3)]
-  box_voice.write(tmp_path, "s00000-00", rows)
+  entries = [{"text": f"Zeile {n} ü", "wave": np.arange(n + 1, dtype=np.int16)} for n in range(3)]
+  box_voice.write(tmp_path, "s00000-00", entries)
   assert [file.name for file in tmp_path.iterdir()] == ["s00000-00.npz"]
-  for found, row in zip(box_voice.read(tmp_path / "s00000-00.npz"), rows, strict=True):
-    assert found["text"] == row["text"]
-    np.testing.assert_array_equal(found["wave"], row["wave"])
+  for found, entry in zip(box_voice.read(tmp_path / "s00000-00.npz"), entries, strict=True):
+    assert found["text"] == entry["text"]
+    np.testing.assert_array_equal(found["wave"], entry["wave"])
 
 
 @pytest.fixture
@@ -144,20 +144,20 @@ def speech(tmp_path):
   folder, wheels = tmp_path / "speech", tmp_path / "wheels"
   (folder / "audio").mkdir(parents=True)
   wheels.mkdir()
-  rows = []
+  entries = []
   for n in range(24):
     write(folder / "audio" / f"{n}.flac", 0.5 * _tone(200.0 + 10 * n, 0.8 + 0.02 * n), RATE)
-    row = {
+    entry = {
       "id": f"u{n}",
       "audio": f"audio/{n}.flac",
       "text": f"Text {n % 12}.",
       "speaker": f"s{n % 3}",
       "language": "en",
     }
-    rows.append(row)
-  (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  details = [{"id": row["id"], "seconds": 1.0, "speed": 1.0, "phonemes": "tˈɛkst"} for row in rows]
-  (folder / "details.jsonl").write_text("".join(json.dumps(row) + "\n" for row in details))
+    entries.append(entry)
+  (folder / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+  details = [{"id": entry["id"], "seconds": 1.0, "speed": 1.0, "phonemes": "tˈɛkst"} for entry in entries]
+  (folder / "details.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in details))
   for name in ("hibari_tts", "onnxruntime", "soundfile"):
     with zipfile.ZipFile(wheels / f"{name}-1-py3-none-any.whl", "w") as files:
       files.writestr("empty.txt", "")
@@ -173,8 +173,8 @@ def _make(speech, *more):
 def test_a_pack_has_recordings_and_says_what_is_missing(speech, capsys):
   assert box_pack.main(_make(speech)) == 0
   assert "MiB" in capsys.readouterr().out
-  rows = list(box_voice.recordings(speech / "pack", (1, 2)))
-  assert len(rows) == 12 and rows[0]["phones"] == "tEkst" and abs(len(rows[0]["wave"]) - 0.82 * RATE) < 1000
+  entries = list(box_voice.recordings(speech / "pack", (1, 2)))
+  assert len(entries) == 12 and entries[0]["phones"] == "tEkst" and abs(len(entries[0]["wave"]) - 0.82 * RATE) < 1000
   shutil.rmtree(speech / "pack")
   next((speech / "wheels").glob("onnx*")).unlink()
   with pytest.raises(DataError, match="missing: onnxruntime"):
@@ -194,8 +194,8 @@ def test_all_parts_are_trained_and_become_a_model(speech, monkeypatch):
   flags = ["--pack", speech / "pack", "--out", speech / "results", "--seconds", "150", "--processes", "1", "--tiny"]
   command = [sys.executable, "-c", program, *map(str, flags), "--dtype", "float32"]
   subprocess.run(command, check=True, timeout=1500)
-  rows = [json.loads(line) for line in (speech / "results" / "journal.jsonl").read_text().splitlines()]
-  done = [row["what"] for row in rows if row["what"].endswith("/done")]
+  entries = [json.loads(line) for line in (speech / "results" / "journal.jsonl").read_text().splitlines()]
+  done = [entry["what"] for entry in entries if entry["what"].endswith("/done")]
   assert done == ["speech_tokenizer/done", "speaker/done", "lm/done", "flow/done", "vocoder/done"]
   model = speech / "model"
   assert (

@@ -49,11 +49,11 @@ def test_an_interrupted_run_gives_the_same_bytes(made, texts, tmp_path, monkeypa
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   teacher_corpus.speak_texts(Fake(), texts, "en", whole)
   teacher_corpus.speak_texts(Fake(), texts, "en", parts, hours=40 / 3600)
-  rows = sorted((parts / "rows").iterdir())
-  assert len(rows) == 1  # 50 utterances of about a second
-  before = rows[0].stat().st_mtime_ns
+  entries = sorted((parts / "entries").iterdir())
+  assert len(entries) == 1  # 50 utterances of about a second
+  before = entries[0].stat().st_mtime_ns
   teacher_corpus.speak_texts(Fake(), texts, "en", parts)
-  assert rows[0].stat().st_mtime_ns == before
+  assert entries[0].stat().st_mtime_ns == before
   for out in (whole, parts):
     teacher_corpus.write_manifests(out)
   files = [str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file()]
@@ -68,8 +68,8 @@ def test_held_out_texts_and_voices_are_not_trained_on(made, texts):
   assert sum(map(len, found.values())) == 120  # what cannot be read is left out
   assert {item.speaker for item in found["unseen"]} == {"af_sky"}
   assert {item.speaker for item in found["train"]} == {"one", "two"}
-  held = {row["text"] for row in manifests["validation"]}
-  assert held and held.isdisjoint(row["text"] for row in manifests["train"])
+  held = {entry["text"] for entry in manifests["validation"]}
+  assert held and held.isdisjoint(entry["text"] for entry in manifests["train"])
   spelled = read_manifest(out / "phones" / "train.jsonl")
   assert {item.text for item in spelled} == {"h@lO"} and len(spelled) == len(found["train"])
 

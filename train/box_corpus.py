@@ -25,23 +25,23 @@ def write(folders: Sequence[Path], out: Path, longest: float) -> dict[str, float
   texts: dict[str, None] = {}
   for folder in folders:
     try:
-      seconds = {row["id"]: row["seconds"] for row in _read(folder / "details.jsonl")}
+      seconds = {entry["id"]: entry["seconds"] for entry in _read(folder / "details.jsonl")}
       for kind in ("", "phones"):
         for name in MANIFESTS:
-          rows = [row for row in _read(folder / kind / f"{name}.jsonl") if seconds[row["id"]] <= longest]
-          kept = [{key: row[key] for key in FIELDS} for row in rows]
-          for row in kept:
-            row["audio"] = str((folder / kind / row["audio"]).resolve())
+          entries = [entry for entry in _read(folder / kind / f"{name}.jsonl") if seconds[entry["id"]] <= longest]
+          kept = [{key: entry[key] for key in FIELDS} for entry in entries]
+          for entry in kept:
+            entry["audio"] = str((folder / kind / entry["audio"]).resolve())
           lines.setdefault(out / kind / f"{name}.jsonl", []).extend(json.dumps(r, ensure_ascii=False) for r in kept)
           if not kind:
-            hours[name] += sum(seconds[row["id"]] for row in rows) / 3600
-            texts |= dict.fromkeys(row["text"] for row in rows if name == "train")
+            hours[name] += sum(seconds[entry["id"]] for entry in entries) / 3600
+            texts |= dict.fromkeys(entry["text"] for entry in entries if name == "train")
     except (OSError, ValueError, KeyError) as error:
       raise DataError(f"{folder}: expected a folder of train.make_corpus --teacher ({error})") from error
   (out / "phones").mkdir(parents=True, exist_ok=True)
-  for file, rows in {**lines, out / "texts.txt": list(texts)}.items():
+  for file, entries in {**lines, out / "texts.txt": list(texts)}.items():
     part = file.with_suffix(".part")
-    part.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    part.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
     part.replace(file)
   return hours
 

@@ -91,8 +91,8 @@ class Speech:
     for file in sorted(self._folder.glob("*.npz")):
       if file not in self._read:
         self._read.add(file)
-        rows = box_voice.read(file)
-        new += [Utterance(r["wave"], r["text"], r["phones"], r["speaker"], r["language"]) for r in rows]
+        found = box_voice.read(file)
+        new += [Utterance(e["wave"], e["text"], e["phones"], e["speaker"], e["language"]) for e in found]
         file.unlink()
     if not new:
       return

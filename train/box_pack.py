@@ -64,12 +64,12 @@ def make(args: argparse.Namespace) -> int:
     for file in folder.glob("*.npz"):
       shutil.copy2(file, args.out / "init")
   with zipfile.ZipFile(args.out / "recordings.zip", "w", zipfile.ZIP_STORED) as files:
-    rows = []
-    for row in tqdm(_utterances(args.speech, args.longest), desc="encoding", unit=""):
-      wave_A, rate = audio.read(row.pop("file"))
-      files.writestr(f"{len(rows):05d}.opus", _opus(resample(wave_A, rate, RATE)))
-      rows.append(row | {"audio": f"{len(rows):05d}.opus"})
-    files.writestr("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    entries = []
+    for entry in tqdm(_utterances(args.speech, args.longest), desc="encoding", unit=""):
+      wave_A, rate = audio.read(entry.pop("file"))
+      files.writestr(f"{len(entries):05d}.opus", _opus(resample(wave_A, rate, RATE)))
+      entries.append(entry | {"audio": f"{len(entries):05d}.opus"})
+    files.writestr("entries.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
   return sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
 
 
@@ -79,13 +79,13 @@ def _utterances(folders: Sequence[Path], longest: float) -> list[dict[str, Any]]
   for folder in folders:
     try:
       read = lambda name, folder=folder: map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())
-      details = {row["id"]: row for row in read("details.jsonl")}
+      details = {entry["id"]: entry for entry in read("details.jsonl")}
       for name in ("train.jsonl", "validation.jsonl"):
-        for row in read(name) if (folder / name).is_file() else ():
-          about = details[row["id"]]
+        for entry in read(name) if (folder / name).is_file() else ():
+          about = details[entry["id"]]
           if about["seconds"] <= longest:
-            kept = {key: row[key] for key in ("text", "speaker", "language")}
-            out.append(kept | {"phones": phones.spell(about["phonemes"]), "file": folder / row["audio"]})
+            kept = {key: entry[key] for key in ("text", "speaker", "language")}
+            out.append(kept | {"phones": phones.spell(about["phonemes"]), "file": folder / entry["audio"]})
     except (OSError, ValueError, KeyError) as error:
       raise DataError(f"{folder}: expected a folder of train.make_corpus --teacher ({error})") from error
   return out

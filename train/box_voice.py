@@ -26,11 +26,11 @@ def recordings(pack: Path, process: tuple[int, int]) -> Iterator[dict]:
   import soundfile
 
   with zipfile.ZipFile(pack / "recordings.zip") as files:
-    rows = [json.loads(line) for line in files.read("rows.jsonl").decode().splitlines()]
-    for row in rows[process[0] :: process[1]]:
-      wave_A, rate = soundfile.read(io.BytesIO(files.read(row["audio"])), dtype="int16")
+    entries = [json.loads(line) for line in files.read("entries.jsonl").decode().splitlines()]
+    for entry in entries[process[0] :: process[1]]:
+      wave_A, rate = soundfile.read(io.BytesIO(files.read(entry["audio"])), dtype="int16")
       if rate == RATE:
-        yield row | {"wave": wave_A}
+        yield entry | {"wave": wave_A}
 
 
 def spoken(pack: Path, process: tuple[int, int], longest: float) -> Iterator[dict]:
@@ -51,16 +51,19 @@ def spoken(pack: Path, process: tuple[int, int], longest: float) -> Iterator[dic
     if not 0.6 <= len(wave_A) / RATE <= longest or not np.all(np.isfinite(wave_A)):
       continue
     wave_A = (32767 * wave_A * min(1.0, 0.95 / np.max(np.abs(wave_A)))).astype(np.int16)
-    row = {"text": texts[n], "phones": phones.spell(" ".join(said)), "speaker": speaker, "language": "en"}
-    yield row | {"wave": wave_A}
+    entry = {"text": texts[n], "phones": phones.spell(" ".join(said)), "speaker": speaker, "language": "en"}
+    yield entry | {"wave": wave_A}
 
 
-def write(out: Path, name: str, rows: list[dict]) -> None:
+def write(out: Path, name: str, entries: list[dict]) -> None:
   """Writes a part and renames it into place."""
-  about = "\n".join(json.dumps({key: x for key, x in row.items() if key != "wave"}) for row in rows)
+  about = "\n".join(json.dumps({key: x for key, x in entry.items() if key != "wave"}) for entry in entries)
   packed = io.BytesIO()
-  waves = {"waves": np.concatenate([row["wave"] for row in rows]), "lengths": [len(row["wave"]) for row in rows]}
-  np.savez(packed, rows=np.frombuffer(about.encode(), np.uint8), **waves)
+  waves = {
+    "waves": np.concatenate([entry["wave"] for entry in entries]),
+    "lengths": [len(entry["wave"]) for entry in entries],
+  }
+  np.savez(packed, entries=np.frombuffer(about.encode(), np.uint8), **waves)
   part = out / f".{name}.part"
   part.write_bytes(packed.getbuffer())
   part.replace(out / f"{name}.npz")
@@ -69,10 +72,10 @@ def write(out: Path, name: str, rows: list[dict]) -> None:
 def read(file: Path) -> list[dict]:
   """The utterances of a part, as they were written."""
   with np.load(file) as arrays:
-    rows = [json.loads(line) for line in arrays["rows"].tobytes().decode().splitlines()]
+    entries = [json.loads(line) for line in arrays["entries"].tobytes().decode().splitlines()]
     ends = np.cumsum(arrays["lengths"])
     waves = np.split(arrays["waves"], ends[:-1])
-  return [row | {"wave": wave_A} for row, wave_A in zip(rows, waves, strict=True)]
+  return [entry | {"wave": wave_A} for entry, wave_A in zip(entries, waves, strict=True)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,18 +86,18 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--longest", type=float, default=8.0)
   args = parser.parse_args(argv)
   index, count = map(int, args.process.split("/"))
-  rows, made = [], 0
+  entries, made = [], 0
   everything = [lambda: recordings(args.pack, (index, count)), lambda: spoken(args.pack, (index, count), args.longest)]
   for kind, source in zip("rs", everything, strict=True):
-    for row in source():
-      if len(row["wave"]) <= args.longest * RATE:
-        rows.append(row)
-      if len(rows) == PART:
-        write(args.out, f"{kind}{made:05d}-{index:02d}", rows)
-        rows, made = [], made + 1
-    if rows:
-      write(args.out, f"{kind}{made:05d}-{index:02d}", rows)
-      rows, made = [], made + 1
+    for entry in source():
+      if len(entry["wave"]) <= args.longest * RATE:
+        entries.append(entry)
+      if len(entries) == PART:
+        write(args.out, f"{kind}{made:05d}-{index:02d}", entries)
+        entries, made = [], made + 1
+    if entries:
+      write(args.out, f"{kind}{made:05d}-{index:02d}", entries)
+      entries, made = [], made + 1
   return 0
 
 

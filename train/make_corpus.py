@@ -123,23 +123,23 @@ class Limits:
 
 
 def record(number: int, speaker: Speaker, lines: Iterator[str], limits: Limits, out: Path) -> list[dict]:
-  """Speaks sentences until a limit is reached; returns the rows written."""
-  rows, total, refused = [], 0.0, 0
-  while total < limits.total and len(rows) < limits.count:
+  """Speaks sentences until a limit is reached; returns the entries written."""
+  entries, total, refused = [], 0.0, 0
+  while total < limits.total and len(entries) < limits.count:
     text = next(lines)
     wave_A, rate = speaker.say(text)
     seconds = len(wave_A) / rate
     if not limits.low <= seconds <= limits.high:
       refused += 1
-      if refused > 50 + 5 * len(rows):
+      if refused > 50 + 5 * len(entries):
         raise DataError(
           f"{speaker.name}: expected sentences of {limits.low:g} to {limits.high:g} s, found too many others; "
           f"the last took {seconds:.1f} s"
         )
       continue
-    name = f"{speaker.language}{number:02d}_{len(rows):04d}"
+    name = f"{speaker.language}{number:02d}_{len(entries):04d}"
     io.write(out / "audio" / f"{name}.flac", wave_A, rate)
-    rows.append(
+    entries.append(
       {
         "id": name,
         "audio": f"audio/{name}.flac",
@@ -150,11 +150,11 @@ def record(number: int, speaker: Speaker, lines: Iterator[str], limits: Limits, 
       }
     )
     total += seconds
-  return rows
+  return entries
 
 
 def make(args: argparse.Namespace) -> dict[str, list[dict]]:
-  """Speaks and writes the whole corpus; returns the rows of each manifest.
+  """Speaks and writes the whole corpus; returns the entries of each manifest.
 
   Raises:
     DataError: no engine, fewer speakers than asked for, or an engine that fails.
@@ -186,13 +186,13 @@ def make(args: argparse.Namespace) -> dict[str, list[dict]]:
         limits = Limits(*args.seconds, total=float("inf"), count=count)
       jobs.append((n, speaker, lines, limits, args.out))
   jobs.sort(key=lambda job: job[0])
-  rows = []
+  entries = []
   with concurrent.futures.ThreadPoolExecutor(args.processes) as pool:  # a thread waits for an engine's process
     futures = [pool.submit(record, *job) for job in jobs]
     for _ in tqdm(concurrent.futures.as_completed(futures), total=len(jobs), unit="speaker", desc="speaking"):
       pass
     for future in futures:
-      rows.append(future.result())
+      entries.append(future.result())
 
   # Held out are speakers of both languages in turn, drawn from the seed.
   order = random.Random(f"{args.seed} held out").sample(range(wanted), wanted)
@@ -200,20 +200,20 @@ def make(args: argparse.Namespace) -> dict[str, list[dict]]:
   order = [n for turn in itertools.zip_longest(*turns) for n in turn if n is not None]
   unseen = set(order[: args.held_out_speakers])
   manifests = {
-    "manifest": [row for n, of in enumerate(rows) if n not in unseen for row in of],
-    "unseen": [row for n, of in enumerate(rows) if n in unseen for row in of],
+    "manifest": [entry for n, of in enumerate(entries) if n not in unseen for entry in of],
+    "unseen": [entry for n, of in enumerate(entries) if n in unseen for entry in of],
   }
   (args.out / "made.json").write_text(json.dumps({"seed": args.seed, "engines": versions}, indent=2) + "\n")
   for name, of in manifests.items():
     if of:
-      kept = [{key: value for key, value in row.items() if key != "seconds"} for row in of]
-      lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+      kept = [{key: value for key, value in entry.items() if key != "seconds"} for entry in of]
+      lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept)
       (args.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
   return manifests
 
 
 def make_taught(args: argparse.Namespace) -> dict[str, list[dict]]:
-  """Has a teacher speak the given texts; returns the rows of each manifest of --out.
+  """Has a teacher speak the given texts; returns the entries of each manifest of --out.
 
   Raises:
     DataError: the teacher or a text is missing, or --out is of other settings.
@@ -238,11 +238,11 @@ def make_taught(args: argparse.Namespace) -> dict[str, list[dict]]:
 
 
 def report(manifests: dict[str, list[dict]]) -> None:
-  for name, rows in manifests.items():
-    seconds = sorted(row["seconds"] for row in rows)
-    for language in sorted({row["language"] for row in rows}):
-      of = [row for row in rows if row["language"] == language]
-      hours, names = sum(row["seconds"] for row in of) / 3600, {row["speaker"] for row in of}
+  for name, entries in manifests.items():
+    seconds = sorted(entry["seconds"] for entry in entries)
+    for language in sorted({entry["language"] for entry in entries}):
+      of = [entry for entry in entries if entry["language"] == language]
+      hours, names = sum(entry["seconds"] for entry in of) / 3600, {entry["speaker"] for entry in of}
       print(f"{name:9} {language}: {hours:.3f} h, {len(of)} utterances, {len(names)} speakers")
     if seconds:
       shares = [f"{seconds[min(int(share * len(seconds)), len(seconds) - 1)]:.1f}" for share in (0, 0.1, 0.5, 0.9, 1)]

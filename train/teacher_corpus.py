@@ -53,7 +53,7 @@ def speak_texts(
   hours: float = float("inf"),
   progress: Callable[[float], None] = lambda seconds: None,
 ) -> None:
-  """Speaks texts until they end or `hours` are made; writes `audio/`, `rows/` and `description.json`.
+  """Speaks texts until they end or `hours` are made; writes `audio/`, `entries/` and `description.json`.
 
   Args:
     teacher: who speaks.
@@ -76,13 +76,13 @@ def speak_texts(
     _describe(out, name, about)
     total = 0.0
     for shard, first in enumerate(range(0, len(texts), SHARD)):
-      file = out / "rows" / f"{name}-{shard:05d}.jsonl"
+      file = out / "entries" / f"{name}-{shard:05d}.jsonl"
       if not file.is_file():
         (out / "audio" / f"{name}-{shard:05d}").mkdir(parents=True, exist_ok=True)
         numbers = range(first, min(first + SHARD, len(texts)))
-        rows = [row for n in numbers if (row := _speak(teacher, texts[n], language, n, out, seed)) is not None]
-        _write_lines(file, rows)
-      total += sum(row["seconds"] for row in _read_lines(file))
+        entries = [entry for n in numbers if (entry := _speak(teacher, texts[n], language, n, out, seed)) is not None]
+        _write_lines(file, entries)
+      total += sum(entry["seconds"] for entry in _read_lines(file))
       progress(total)
       if total >= 3600 * hours:
         return
@@ -91,7 +91,7 @@ def speak_texts(
 
 
 def _speak(teacher: Teacher, text: str, language: str, n: int, out: Path, seed: int) -> dict | None:
-  """Writes utterance n and returns its row; None where the text cannot be spoken."""
+  """Writes utterance n and returns its entry; None where the text cannot be spoken."""
   rng = random.Random(f"{seed} {teacher.name} {language} {n}")
   speaker = teacher.draw(rng, language)
   speed = round(min(1.25, max(0.8, rng.gauss(1.0, 0.08))), 3)
@@ -109,8 +109,8 @@ def _speak(teacher: Teacher, text: str, language: str, n: int, out: Path, seed: 
   name = f"{teacher.name}_{language}_{n:06d}"
   audio = f"audio/{teacher.name}-{language}-{n // SHARD:05d}/{name}.flac"
   io.write(out / audio, wave_A, RATE)
-  row = {"id": name, "audio": audio, "text": text, "speaker": speaker, "language": language}
-  return row | {"seconds": round(seconds, 3), "speed": speed, "phonemes": " ".join(said)}
+  entry = {"id": name, "audio": audio, "text": text, "speaker": speaker, "language": language}
+  return entry | {"seconds": round(seconds, 3), "speed": speed, "phonemes": " ".join(said)}
 
 
 def write_manifests(out: Path) -> dict[str, list[dict]]:
@@ -120,18 +120,20 @@ def write_manifests(out: Path) -> dict[str, list[dict]]:
   `details.jsonl` has seconds, speed and phonemes of every utterance.
   """
   manifests: dict[str, list[dict]] = {name: [] for name in MANIFESTS}
-  everything = [row for file in sorted((out / "rows").glob("*.jsonl")) for row in _read_lines(file)]
-  for row in everything:
-    is_held = zlib.crc32(row["text"].encode()) % HELD_OUT == 0
-    manifests["unseen" if row["speaker"] in UNSEEN else "validation" if is_held else "train"].append(row)
+  everything = [entry for file in sorted((out / "entries").glob("*.jsonl")) for entry in _read_lines(file)]
+  for entry in everything:
+    is_held = zlib.crc32(entry["text"].encode()) % HELD_OUT == 0
+    manifests["unseen" if entry["speaker"] in UNSEEN else "validation" if is_held else "train"].append(entry)
   try:
     (out / "phones").mkdir(parents=True, exist_ok=True)
-    for name, rows in manifests.items():
-      _write_lines(out / f"{name}.jsonl", [{key: row[key] for key in FIELDS} for row in rows])
-      spelled = [row | {"text": phones.spell(row["phonemes"]), "audio": f"../{row['audio']}"} for row in rows]
-      _write_lines(out / "phones" / f"{name}.jsonl", [{key: row[key] for key in FIELDS} for row in spelled])
+    for name, entries in manifests.items():
+      _write_lines(out / f"{name}.jsonl", [{key: entry[key] for key in FIELDS} for entry in entries])
+      spelled = [
+        entry | {"text": phones.spell(entry["phonemes"]), "audio": f"../{entry['audio']}"} for entry in entries
+      ]
+      _write_lines(out / "phones" / f"{name}.jsonl", [{key: entry[key] for key in FIELDS} for entry in spelled])
     details = ("id", "seconds", "speed", "phonemes")
-    _write_lines(out / "details.jsonl", [{key: row[key] for key in details} for row in everything])
+    _write_lines(out / "details.jsonl", [{key: entry[key] for key in details} for entry in everything])
   except OSError as error:
     raise OutputError(f"{out}: manifests cannot be written there ({error.strerror or error})") from error
   return manifests
@@ -140,7 +142,7 @@ def write_manifests(out: Path) -> dict[str, list[dict]]:
 def _describe(out: Path, name: str, about: dict) -> None:
   """Notes what a folder's utterances are made of, or checks that it is this."""
   file = out / f"{name}.json"
-  (out / "rows").mkdir(parents=True, exist_ok=True)
+  (out / "entries").mkdir(parents=True, exist_ok=True)
   if file.is_file():
     found = json.loads(file.read_text(encoding="utf-8"))
     if found != about:
@@ -151,9 +153,9 @@ def _describe(out: Path, name: str, about: dict) -> None:
   part.replace(file)
 
 
-def _write_lines(file: Path, rows: Iterable[dict]) -> None:
+def _write_lines(file: Path, entries: Iterable[dict]) -> None:
   part = file.with_suffix(".part")
-  part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+  part.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
   part.replace(file)
 
 
