@@ -129,4 +129,4 @@ def test_the_configurations_fit_together(tiny):
     speech_tokenizer=found["speech_tokenizer"].tokenizer, speaker=found["speaker"].speaker, lm=found["lm"].lm,
     flow=found["flow"].flow, vocoder=found["vocoder"].model,
   )  # fmt: skip
-  assert found["lm"].lm.speech_codes == 6561
+  assert found["lm"].lm.speech_vocab.codebook_size == 6561

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosyjax.audio import mel_24k
-from cosyjax.data.batches import asr_batches
+from cosyjax.audio import mel_spectrogram
+from cosyjax.data.batches import AUDIO, asr_batches
 from cosyjax.errors import CheckpointError, DataError
 from cosyjax.text import tiny_tokenizer_dir
 from cosyjax.training.optimiser import OptimConfig
@@ -49,7 +49,7 @@ def test_spectra_are_those_of_each_recording_alone():
   found = box_memory.spectra(some, seconds=1.0, rows=2)
   for i, one in enumerate(some):
     wave_1A = one.wave_A[None].astype(np.float32) / 32768
-    mel_TM = np.asarray(mel_24k(wave_1A, np.asarray([wave_1A.shape[1]]))[0])[0]
+    mel_TM = np.asarray(mel_spectrogram(wave_1A, np.asarray([wave_1A.shape[1]]), AUDIO)[0])[0]
     size = len(found["mel"][i])
     assert size % 2 == 0 and size == len(found["f0"][i]) and 0 <= len(mel_TM) - size <= 3
     np.testing.assert_allclose(found["mel"][i].astype(np.float32), mel_TM[:size], atol=5e-3)  # half precision

@@ -16,9 +16,9 @@ from cosyjax.flow.generate import generate
 from cosyjax.layers.basic import unbox
 
 CONFIG = FlowConfig(
-  codes=27, token_width=8, speaker=6, chunk=2, mel_bins=8, steps=4, guidance=0.7,
-  encoder=FlowEncoderConfig(width=8, heads=2, ffn=8, blocks=1, up_blocks=1),
-  unet=UNetConfig(channels=16, heads=2, head_dim=4, blocks=1, mid_stages=1),
+  codebook_size=27, token_width=8, speaker_dim=6, chunk=2, mel_bins=8, steps=4, guidance=0.7,
+  encoder=FlowEncoderConfig(width=8, heads=2, ffn=8, layers=1, up_layers=1),
+  estimator=UNetConfig(channels=16, heads=2, head_dim=4, transformer_layers=1, mid_layers=1),
 )  # fmt: skip
 TAUGHT = {"few": 2, "many": 4, "guidance": 0.7}
 

@@ -24,8 +24,8 @@ def test_a_flow_is_distilled_from_a_model_directory(data, tmp_path, monkeypatch)
     whole.flow,
     token_width=8,
     steps=2,
-    encoder=config_lib.FlowEncoderConfig(width=8, heads=1, ffn=8, blocks=1, up_blocks=1),
-    unet=config_lib.UNetConfig(channels=8, heads=1, head_dim=8, blocks=1, mid_stages=1),
+    encoder=config_lib.FlowEncoderConfig(width=8, heads=1, ffn=8, layers=1, up_layers=1),
+    estimator=config_lib.UNetConfig(channels=8, heads=1, head_dim=8, transformer_layers=1, mid_layers=1),
   )
   config = dataclasses.replace(whole, flow=sizes)
   tokenizer = TextTokenizer.load(tiny_tokenizer_dir())

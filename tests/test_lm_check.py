@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import LMConfig, SpeechTokenizerConfig
+from cosyjax.config import LMConfig, SpeechTokenizerConfig, SpeechVocab
 from cosyjax.layers.basic import unbox
 from cosyjax.lm.sequence import training_row
 from cosyjax.lm.text_speech_lm import TextSpeechLM
@@ -12,14 +12,14 @@ from cosyjax.speech_tokenizer import recognise
 from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer, init_arguments
 from train import lm_check
 
-LM = LMConfig(width=8, ffn=8, layers=1, heads=2, kv_heads=1, text_vocab=16, speech_codes=9)
+LM = LMConfig(width=8, ffn=8, layers=1, heads=2, kv_heads=1, text_vocab=16, speech_vocab=SpeechVocab(codebook_size=9))
 
 
 def test_accuracy_is_counted_in_the_tenth_where_the_token_stands():
   model = TextSpeechLM(LM)
   row = jnp.zeros((1, 4), jnp.int32)
   params = unbox(model.init(jax.random.key(0), row, row, segments_BL=row)["params"])
-  bias_V = jnp.zeros(LM.speech_vocab).at[3].set(1e3)  # this model says 3, always
+  bias_V = jnp.zeros(LM.speech_vocab.rows).at[3].set(1e3)  # this model says 3, always
   params = params | {"head": params["head"] | {"bias": bias_V}}
   speech_U = np.where(np.arange(19) < 10, 3, 5)
   rows = [training_row([1, 2], speech_U, LM, interleaved=False), training_row([1], [3, 5, 3], LM, interleaved=False)]

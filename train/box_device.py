@@ -129,7 +129,7 @@ def voices_of(parts: Parts, params: Any, fbanks: Sequence[np.ndarray]) -> list[n
   """Speaker vectors of filter banks."""
   module = SpeakerEncoder(parts.speaker.speaker)
   run = jax.jit(lambda x_BTM, lengths_B: module.apply({"params": params}, x_BTM.astype(jnp.float32), lengths_B))
-  size = parts.speaker.speaker.embedding
+  size = parts.speaker.speaker.speaker_dim
   return _each(run, fbanks, round(100 * parts.sizes.longest), parts.sizes.feature_rows, lambda n: size, np.float32)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.config import HOP
+from cosyjax.data.batches import AUDIO
 from cosyjax.layers.basic import unbox
 from cosyjax.training.train_state import abstract_state
 from train import vocoder as trainer
@@ -37,7 +37,7 @@ class GanFit:
     abstract = {name: unbox(abstract_state(n.init, n.tx, n.optim)) for name, n in task.networks.items()}
     rows, frames, shape = c.data.rows, c.data.frames, jax.ShapeDtypeStruct
     batch = {
-      "audio_BA": shape((rows, frames * HOP), jnp.float32),
+      "audio_BA": shape((rows, frames * AUDIO.hop), jnp.float32),
       "mel_BTM": shape((rows, frames, c.model.mel_bins), jnp.float32),
       "f0_BT": shape((rows, frames), jnp.float32),
       "lengths_B": shape((rows,), jnp.int32),

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_24k
+from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
 from cosyjax.audio import pitch as pitch_lib
-from cosyjax.config import HOP, SAMPLE_RATE
-from cosyjax.data.batches import Batches
-from cosyjax.data.rows import CROP, MEL_BINS, Fields, Parts, Rows, draw
+from cosyjax.data.batches import AUDIO, Batches
+from cosyjax.data.rows import CROP, Fields, Parts, Rows, draw
 from cosyjax.errors import DataError
 from cosyjax.speech_tokenizer.speech_encoder import token_lengths
 
@@ -90,8 +89,8 @@ class CropRows(Rows):
 
   def fields(self, length: int) -> Fields:
     return {
-      "audio_BA": ((length * HOP,), np.float32),
-      "mel_BTM": ((length, MEL_BINS), np.float32),
+      "audio_BA": ((length * AUDIO.hop,), np.float32),
+      "mel_BTM": ((length, AUDIO.mel_bins), np.float32),
       "f0_BT": ((length,), np.float32),
       "lengths_B": ((), np.int32),
     }
@@ -100,7 +99,7 @@ class CropRows(Rows):
     mel_TM, f0_T = self.features.read("mel", example), self.features.read("f0", example)
     start = int(draw(self.seed, epoch, example, CROP).integers(max(len(mel_TM) - length, 0) + 1))
     end = min(start + length, len(mel_TM))
-    audio_A = self.waves[example][start * HOP : end * HOP].astype(np.float32) / 32768
+    audio_A = self.waves[example][start * AUDIO.hop : end * AUDIO.hop].astype(np.float32) / 32768
     spectra = {"mel_BTM": mel_TM[start:end].astype(np.float32), "f0_BT": f0_T[start:end]}
     return spectra | {"audio_BA": audio_A, "lengths_B": np.asarray(end - start, np.int32)}
 
@@ -111,11 +110,11 @@ def spectra(utterances: Sequence[Utterance], seconds: float, rows: int) -> dict[
   Raises:
     DataError: a recording is longer.
   """
-  size = round(seconds * SAMPLE_RATE)
+  size = round(seconds * AUDIO.sample_rate)
   longest = max(len(one.wave_A) for one in utterances)
   if longest > size:
     raise DataError(
-      f"spectra: expected recordings of at most {seconds:g} s, found one of {longest / SAMPLE_RATE:.2f} s"
+      f"spectra: expected recordings of at most {seconds:g} s, found one of {longest / AUDIO.sample_rate:.2f} s"
     )
   out: dict[str, list[np.ndarray]] = {name: [] for name in ("log_mel_16k", "fbank", "mel", "f0")}
   waiting: list[tuple[Any, np.ndarray]] = []
@@ -140,8 +139,8 @@ def _spectra(wave_BA: jax.Array, lengths_B: jax.Array) -> dict[str, jax.Array]:
   return {
     "log_mel_16k": half(log_mel_16k(wave_16k_BA, lengths_B * 2 // 3)),
     "fbank": half(kaldi_fbank(wave_16k_BA, lengths_B * 2 // 3)),
-    "mel": half(mel_24k(wave_BA, lengths_B)),
-    "f0": pitch_lib.pitch_24k(wave_BA, lengths_B)[0],
+    "mel": half(mel_spectrogram(wave_BA, lengths_B, AUDIO)),
+    "f0": pitch_lib.f0_track(wave_BA, lengths_B, AUDIO)[0],
   }
 
 
@@ -169,8 +168,9 @@ def _cut(found: dict[str, Any], sizes: np.ndarray, out: dict[str, list[np.ndarra
   for row, samples in enumerate(sizes.tolist()):
     samples_16k = samples * 2 // 3
     frames = samples_16k // 160
-    tokens = min(token_lengths(frames), samples // HOP // 2)
-    ends = {"log_mel_16k": frames, "fbank": max(samples_16k - 240, 0) // 160, "mel": 2 * tokens, "f0": 2 * tokens}
+    tokens = min(token_lengths(frames), samples // AUDIO.samples_per_token)
+    mel = AUDIO.frames_per_token * tokens
+    ends = {"log_mel_16k": frames, "fbank": max(samples_16k - 240, 0) // 160, "mel": mel, "f0": mel}
     for name, end in ends.items():
       out[name].append(found[name][row, :end].copy())
 

@@ -118,7 +118,7 @@ def prepare(parts: Parts, speakers: int, what: str) -> Fit:
   some = [blank] * 4096  # enough for a batch of any stage
   one = {name: np.zeros((int(n), *shape.get(name, ())), np.int32 if name == "speech_tokens" else np.float32)
          for name, n in lengths.items()}  # fmt: skip
-  one["speaker"] = np.zeros(parts.speaker.speaker.embedding, np.float32)
+  one["speaker"] = np.zeros(parts.speaker.speaker.speaker_dim, np.float32)
   found = MemoryFeatures({name: [array] * len(some) for name, array in one.items()})
   if what == "speaker":
     init, loss = parts.speaker_task(speakers)
@@ -130,7 +130,7 @@ def prepare(parts: Parts, speakers: int, what: str) -> Fit:
     shapes = parts.flow_batches(some, found).shapes
   else:
     rows, length = parts.sizes.lm_rows, parts.sizes.lm_length
-    names = ("ids_BL", "kinds_BL", "targets_BL", "segments_BL", "positions_BL")
+    names = ("ids_BL", "token_types_BL", "targets_BL", "segments_BL", "positions_BL")
     shapes = [{name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in names}]
     shapes[0]["key"] = jax.ShapeDtypeStruct((2,), np.uint32)
   return Fit.prepare(what, task.loss, task.networks.init, task.networks.optim, shapes)

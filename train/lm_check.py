@@ -70,14 +70,14 @@ def accuracy_by_tenths(model: TextSpeechLM, params: Any, rows: Sequence[Any]) ->
   targets_BL = pad("targets_L", IGNORE)
 
   @jax.jit
-  def right(params: Any, ids_BL: jax.Array, kinds_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:
+  def right(params: Any, ids_BL: jax.Array, token_types_BL: jax.Array, targets_BL: jax.Array) -> jax.Array:
     segments_BL = jnp.ones_like(ids_BL)
     positions_BL = jnp.broadcast_to(jnp.arange(size), ids_BL.shape)
     given = {"segments_BL": segments_BL, "positions_BL": positions_BL, "speaker_BSE": None}
-    hidden_BLD = model.apply({"params": params}, ids_BL, kinds_BL, **given, method=model.hidden)
+    hidden_BLD = model.apply({"params": params}, ids_BL, token_types_BL, **given, method=model.hidden)
     return loss.scores(hidden_BLD, params["head"], targets_BL).right_BL
 
-  right_BL = np.asarray(right(params, pad("ids_L", 0), pad("kinds_L", 0), targets_BL))
+  right_BL = np.asarray(right(params, pad("ids_L", 0), pad("token_types_L", 0), targets_BL))
   hits, counts = np.zeros(TENTHS), np.zeros(TENTHS)
   for row, row_targets_L in zip(right_BL, targets_BL, strict=True):
     places = np.flatnonzero(row_targets_L != IGNORE)

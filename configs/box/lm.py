@@ -17,7 +17,14 @@ def config() -> Config:
   return Config(
     run=RunConfig(steps=12_000, eval_every=500, eval_batches=8, save_every=250, keep_last=2),
     lm=LMConfig(
-      width=320, ffn=896, layers=8, heads=5, kv_heads=1, text_vocab=TEXT_VOCAB, rope_theta=10_000.0, min_ratio=1.0
+      width=320,
+      ffn=896,
+      layers=8,
+      heads=5,
+      kv_heads=1,
+      text_vocab=TEXT_VOCAB,
+      rope_theta=10_000.0,
+      min_tokens_per_text=1.0,
     ),
     data=DataConfig(rows=8, length=512, interleave=0.4),
     optim=OptimConfig(
@@ -31,7 +38,14 @@ def tiny() -> Config:
   return Config(
     run=RunConfig(steps=5_000, eval_every=250, eval_batches=8, save_every=250, keep_last=2),
     lm=LMConfig(
-      width=192, ffn=512, layers=6, heads=3, kv_heads=1, text_vocab=TEXT_VOCAB, rope_theta=10_000.0, min_ratio=1.0
+      width=192,
+      ffn=512,
+      layers=6,
+      heads=3,
+      kv_heads=1,
+      text_vocab=TEXT_VOCAB,
+      rope_theta=10_000.0,
+      min_tokens_per_text=1.0,
     ),
     data=DataConfig(rows=6, length=384, interleave=0.3),
     optim=OptimConfig(

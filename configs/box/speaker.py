@@ -14,7 +14,7 @@ from train.speaker import Config, DataConfig
 
 def config() -> Config:
   speaker = SpeakerConfig(
-    embedding=64, growth=16, width=64, head_channels=12, blocks=(3, 6, 4), kernels=(3, 3, 3), dilations=(1, 2, 2)
+    speaker_dim=64, growth=16, width=64, head_channels=12, layers=(3, 6, 4), kernels=(3, 3, 3), dilations=(1, 2, 2)
   )
   return Config(
     speaker=speaker,

@@ -15,7 +15,6 @@ from cosyjax.errors import ConfigError
 from cosyjax.flow import matching
 from cosyjax.flow.flow_model import Flow
 from cosyjax.flow.flow_objective import MASKS, Draws, blocks_of
-from cosyjax.flow.token_encoder import RATE
 from cosyjax.layers.masks import padding_mask, repeat_blocks
 from cosyjax.training.step import Loss
 
@@ -60,9 +59,9 @@ def objective(
   share, c = check_steps(few, many), model.config
   teacher = jax.lax.stop_gradient(teacher)
   mel_BTM, tokens = batch["mel_BTM"], batch["tokens_BU"].shape[1]
-  lengths_B = RATE * batch["token_lengths_B"]
+  lengths_B = c.frames_per_token * batch["token_lengths_B"]
   blocks_BU = blocks_of(draws.mask_B, tokens, c.chunk)
-  blocks_BT = repeat_blocks(blocks_BU, RATE)
+  blocks_BT = repeat_blocks(blocks_BU, c.frames_per_token)
   cond_BTM = jnp.where(padding_mask(draws.kept_B, mel_BTM.shape[1])[..., None], mel_BTM, 0.0)
 
   def conditions(weights: Any) -> tuple[jax.Array, jax.Array]:
