@@ -80,10 +80,11 @@ def test_trainers_are_called_with_the_sizes_and_settings_asked_for(tmp_path, mon
   said = []
   monkeypatch.setattr(box.Box, "call", lambda self, *command: said.append(" ".join(map(str, command))))
   run = box.Box(tmp_path, small=True, settings=(("lm", "run.steps=3"), ("flow", "run.steps=4")))
-  for name in ("lm", "vocoder_flow"):
+  for name in ("lm", "vocoder_flow", "evaluation"):
     box.STAGES[name].work(run)
   assert said[0].startswith("train.lm --config configs/box/lm.py") and said[0].endswith("--tiny --set run.steps=3")
   assert said[1].startswith("train.lm_check --lm")
+  assert "--text-judge" not in said[3] and said[3].startswith("infer.evaluate run --model")
   assert said[2].startswith("train.vocoder --config configs/box/vocoder_flow.py") and "run.steps" not in said[2]
 
 

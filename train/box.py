@@ -6,12 +6,13 @@
   python -m train.box --out runs/box --list
 
 Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder, first (a
-model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export. Each runs programs of `train` and can be
-resumed; a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose
+model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export, evaluation. Each runs programs of `train`
+and `infer` and can be resumed; a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose
 figure falls short stops the run, unless --go-on. --speech names folders of `train.make_corpus --teacher`.
 
---small trains the sizes of a first voice (`tiny` of configs/box). Time: the stages' steps are for about 15 hours of two
-CPU cores (small: about 5) or half an hour of one GPU; `--set STAGE.NAME=VALUE` changes a trainer's settings.
+--small trains the sizes of a first voice (`tiny` of configs/box). The numbers of steps are meant for about 15 hours of
+two CPU cores (small: about 5), by arithmetic from the networks' sizes; for one GPU there is `train.box_device`, which is
+told its minutes. `--set STAGE.NAME=VALUE` changes a trainer's settings.
 
 --out has `box.json` (stages done, their seconds and figures), a run directory for each part, and `model`.
 
@@ -35,6 +36,7 @@ from train.cli import at_exit
 from train.runtime import STOPPED
 
 CONFIGS = Path("configs/box")
+SENTENCES = 60  # of the evaluation
 CHECK = "check.json"  # in a stage's folder: figures of a program that was run after training
 LOG_MEL, SPECTRA = ("log_mel_16k",), ("mel", "f0", "fbank")
 MODEL_FEATURES = ("speech_tokens", "speaker", "text_ids")
@@ -49,12 +51,14 @@ class Box:
     small: sizes of a first voice.
     settings: (stage, NAME=VALUE) pairs for the trainers.
     deadline: time (`time.monotonic`) at which a program is asked to save and stop.
+    judges: of the evaluation's texts, as `infer.evaluate run --text-judge` names them.
   """
 
   out: Path
   small: bool = False
   settings: tuple[tuple[str, str], ...] = ()
   deadline: float = float("inf")
+  judges: tuple[str, ...] = ()
 
   def call(self, *command: Any) -> None:
     """Runs a program of the project to its end.
@@ -184,6 +188,14 @@ def _finished(box: Box) -> None:
   _export(box, "model", "--base", box.out / "two_steps", "--vocoder", box.out / "vocoder_flow", "--last")
 
 
+def _evaluation(box: Box) -> None:
+  """Held-out sentences, each in a voice of the corpus, offline and streamed, beside their recordings."""
+  systems = ("--systems", "offline", "streaming", "resynthesis", "recordings")
+  given = ("--model", box.out / "model", "--manifest", box.out / "manifests" / "validation.jsonl", "--limit", SENTENCES)
+  judges = ("--text-judge", *box.judges) if box.judges else ()
+  box.call("infer.evaluate", "run", *given, *systems, *judges, "--out", box.out / "evaluation")
+
+
 STAGES: dict[str, Stage] = {
   "phone_corpus": Stage(_corpus("phone_corpus", "manifests/phones")),
   "corpus": Stage(_corpus("corpus", "manifests")),
@@ -201,6 +213,7 @@ STAGES: dict[str, Stage] = {
   "flow_mels": Stage(_flow_mels),
   "vocoder_flow": Stage(_vocoder_flow, {"mel": ("<", 0.8)}),
   "export": Stage(_finished),
+  "evaluation": Stage(_evaluation),
 }
 
 
@@ -264,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--stage", action="append", choices=list(STAGES), help="do these alone, done or not")
   parser.add_argument("--small", action="store_true", help="sizes of a first voice")
   parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="STAGE.NAME=VALUE", help="a trainer's")
+  parser.add_argument("--judge", nargs="+", default=[], help="of the evaluation, as infer.evaluate transcribe --judge")
   parser.add_argument("--go-on", action="store_true", help="even if a stage's figures fall short")
   parser.add_argument("--list", action="store_true", help="print how the stages stand, and stop")
   args = parser.parse_args(argv)
@@ -289,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.stage:
     write_state(args.out, {name: done for name, done in state.items() if name not in args.stage})
   deadline = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
-  box = Box(args.out, args.small, tuple(settings), deadline)
+  box = Box(args.out, args.small, tuple(settings), deadline, tuple(args.judge))
   return run(box, args.stage or list(STAGES), args.go_on)
 
 
