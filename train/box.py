@@ -6,13 +6,14 @@
   python -m train.box --out runs/box --list
 
 Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder, first (a
-model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export, evaluation. Each runs programs of `train`
-and `infer` and can be resumed; a trained stage ends with figures and what they have to be for the next one to be worth its time. A stage whose
-figure falls short stops the run, unless --go-on. --speech names folders of `train.make_corpus --teacher`.
+model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export, evaluation. Each runs programs of
+`train` or `infer` and can be resumed. A trained stage ends with figures, and with what they have to be for the next one to be
+worth its time: one whose figure falls short stops the run, unless --go-on. --speech names folders of
+`train.make_corpus --teacher`.
 
 --small trains the sizes of a first voice (`tiny` of configs/box). The numbers of steps are meant for about 15 hours of
-two CPU cores (small: about 5), by arithmetic from the networks' sizes; for one GPU there is `train.box_device`, which is
-told its minutes. `--set STAGE.NAME=VALUE` changes a trainer's settings.
+two CPU cores (small: about 5), by arithmetic from the networks' sizes. For one GPU there is `train.box_device`, which
+is told its minutes. `--set STAGE.NAME=VALUE` changes a trainer's settings.
 
 --out has `box.json` (stages done, their seconds and figures), a run directory for each part, and `model`.
 
