@@ -7,8 +7,8 @@
 
 Stages: phone_corpus, corpus, text_tokenizer, speech_tokenizer, speaker, encoders, tokens, lm, flow, vocoder, first (a
 model that speaks), flow_distilled, two_steps, flow_mels, vocoder_flow, export, evaluation. Each runs programs of
-`train` or `infer` and can be resumed. A trained stage ends with figures, and with what they have to be for the next one to be
-worth its time: one whose figure falls short stops the run, unless --go-on. --speech names folders of
+`train` or `infer` and can be resumed. A trained stage ends with figures, and with what they have to be for the next one
+to be worth its time: one whose figure falls short stops the run, unless --go-on. --speech names folders of
 `train.make_corpus --teacher`.
 
 --small trains the sizes of a first voice (`tiny` of configs/box). The numbers of steps are meant for about 15 hours of
