@@ -78,6 +78,7 @@ class Records:
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
+    """Closes the file; nothing can be added afterwards."""
     self._file.close()
 
   def __enter__(self) -> "Records":

@@ -38,6 +38,7 @@ class Errors:
 
   @property
   def edits(self) -> int:
+    """Substitutions, deletions and insertions together."""
     return self.substitutions + self.deletions + self.insertions
 
   @property
