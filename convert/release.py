@@ -172,10 +172,10 @@ def _part(path: Path, tensors: Tensors, component: str) -> Tensors:
 
 def _generator(tensors: Tensors) -> tuple[Tensors, list[str]]:
   """Of an adversarial training's checkpoint the generator's tensors, without their prefix."""
-  judges = [name for name in tensors if name.startswith("discriminator.")]
+  discriminators = [name for name in tensors if name.startswith("discriminator.")]
   kept = {name.removeprefix("generator."): t for name, t in tensors.items() if not name.startswith("discriminator.")}
-  said = [f"discriminator.* left out, {len(judges)} tensors of adversarial training"] if judges else []
-  if len(kept) + len(judges) != len(tensors):
+  said = [f"discriminator.* left out, {len(discriminators)} tensors of adversarial training"] if discriminators else []
+  if len(kept) + len(discriminators) != len(tensors):
     raise ConversionError("two tensors of the vocoder have one name, one of them below 'generator.'")
   if any(name.startswith("generator.") for name in tensors):
     said.append("prefix 'generator.' taken off")

@@ -59,8 +59,11 @@ def test_prefix_of_a_compiled_part():
 def test_vocoder_of_adversarial_training(source):
   plain = read_weights(find_release(source), "vocoder")
   raw = read_pt(source / "hift.pt")
-  judges = {"discriminator.mpd.0.weight": np.ones((2, 3), np.float32), "discriminator.mrd.bias": np.ones(2, np.float32)}
-  write_pt(source / "hift.pt", _prefixed(_prefixed(raw, "generator.") | judges, "module."))
+  discriminators = {
+    "discriminator.mpd.0.weight": np.ones((2, 3), np.float32),
+    "discriminator.mrd.bias": np.ones(2, np.float32),
+  }
+  write_pt(source / "hift.pt", _prefixed(_prefixed(raw, "generator.") | discriminators, "module."))
   release = find_release(source)
   _same(read_weights(release, "vocoder"), plain)
   said = "\n".join(release.notes)
