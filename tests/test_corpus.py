@@ -20,7 +20,7 @@ import soundfile
 from cosyjax.data import builder, corpus
 from cosyjax.data.manifest import Utterance, read_manifest
 from cosyjax.errors import DataError
-from train import build_corpus
+from train import build_corpus, speaker
 
 COUNT = 37
 
@@ -105,7 +105,7 @@ def test_another_process_writes_the_same_without_tensorflow(manifest, built, tmp
   arguments = ["--manifest", str(manifest), "--validation", "0.2", "--shards", "5", "--out", str(tmp_path / "c")]
   code = f"""
 import sys
-from train import build_corpus
+from train import build_corpus, speaker
 from cosyjax.data.corpus import Corpus
 assert build_corpus.main({arguments}) == 0
 data = Corpus({str(tmp_path / "c")!r})
@@ -122,8 +122,35 @@ def test_same_rows_same_bytes(manifest, built, tmp_path):
   train, validation = builder.held_out(items[::-1], 0.2)
   builder.build({"train": train, "validation": validation}, tmp_path / "c", shards=5)
   assert not _differences(built, tmp_path / "c")
-  half = builder.held_out(items[:20], 0.2)[1]
-  assert {each.id for each in half} == {each.id for each in validation} & {each.id for each in items[:20]}
+  half, first = builder.held_out(items[:20], 0.2)[1], {each.id for each in items[:20]}
+  for speaker in "abc":  # of what is there before and after, one holds out what the other does, or more
+    before, after = ({each.id for each in part if each.speaker == speaker} & first for part in (half, validation))
+    assert before and after and (before <= after or after <= before)
+
+
+def test_the_share_that_is_held_out_is_the_one_given():
+  """In all, and of each speaker's: to the nearest whole number, and never all of them."""
+  rng = np.random.default_rng(0)
+  for share in (0.001, 0.02, 0.05, 0.3, 0.5):
+    sizes = rng.integers(2, 60, 40)
+    items = [Utterance(f"{s}-{n}", "", "", f"s{s}", "en") for s, size in enumerate(sizes) for n in range(size)]
+    kept, held = builder.held_out(items, share)
+    assert len(held) == max(int(share * len(items) + 0.5), 1) and {*kept, *held} == {*items}
+    for s, size in enumerate(sizes):
+      found = sum(each.speaker == f"s{s}" for each in held)
+      assert abs(found - share * size) < 1 and found < size
+    assert [*map(set, builder.held_out(items[::-1], share))] == [set(kept), set(held)]
+  many = [Utterance(f"m{n}", "", "", "many", "en") for n in range(20)]
+  few = [Utterance(f"f{n}", "", "", f"one{n}", "en") for n in range(20)]
+  assert {each.speaker for each in builder.held_out(many + few, 0.1)[1]} == {"many"}  # others would lose all
+  assert [len(part) for part in builder.held_out(few, 0.1)] == [18, 2]  # of one recording each: speakers
+
+
+def test_the_speaker_encoder_needs_two_speakers(built, monkeypatch):
+  assert speaker.count_speakers(built, "train") == 3
+  monkeypatch.setattr(corpus.Corpus, "names", ["anna", "anna"])
+  with pytest.raises(DataError, match=r"split 'train': expected two speakers or more, .* found one, 'anna'"):
+    speaker.count_speakers(built, "train")
 
 
 def test_pickles_and_threads(built, monkeypatch):

@@ -53,7 +53,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   source.add_argument("--folder", type=Path, help="folder of recordings and .txt files of the same names")
   source.add_argument("--tfds", help="directory of a prepared TFDS data set, with its version")
   parser.add_argument("--split", action="append", default=[], metavar="NAME=FILE", help="another split, of a manifest")
-  parser.add_argument("--validation", type=float, metavar="SHARE", help="held out of train, by a hash of the ids")
+  parser.add_argument(
+    "--validation", type=float, metavar="SHARE", help="of each speaker's utterances, held out by hash"
+  )
   parser.add_argument("--out", required=True, help="corpus directory to make")
   parser.add_argument("--shards", type=int, help=f"of every split; by default one for {builder.PER_SHARD} utterances")
   parser.add_argument("--beam", nargs="?", const="", metavar="OPTIONS", help="build with Apache Beam")

@@ -29,7 +29,7 @@ from cosyjax.data.batches import Batches, speaker_batches
 from cosyjax.data.corpus import Corpus
 from cosyjax.data.iterator import global_shapes
 from cosyjax.data.rows import SpeakerRows
-from cosyjax.errors import ConfigError
+from cosyjax.errors import ConfigError, DataError
 from cosyjax.evaluation import metrics as measures
 from cosyjax.sharding import process_share
 from cosyjax.speaker import speaker_objective
@@ -75,7 +75,7 @@ def task(args: argparse.Namespace, config: Config) -> Task:
       "which training needs apart; expected the --out of a run of train.speaker"
     )
   c = config = dataclasses.replace(config, speaker=weights.sizes(args, "speaker", config.speaker))
-  speakers = len(set(Corpus(args.data, c.data.split).names)) if args.data else SPEAKERS
+  speakers = count_speakers(args.data, c.data.split) if args.data else SPEAKERS
   module = speaker_objective.SpeakerClassifier(c.speaker, speakers, jnp.dtype(c.run.dtype))
 
   def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array, extra: Any) -> Loss:
@@ -96,6 +96,22 @@ def task(args: argparse.Namespace, config: Config) -> Task:
     start=weights.starter(args, "speaker", fresh=("directions",)),
     ids={"labels_B": (0, speakers)},
   )
+
+
+def count_speakers(directory: Path, split: str) -> int:
+  """How many people speak in a split of a corpus.
+
+  Raises:
+    DataError: fewer than two, whom nothing could be told apart from.
+  """
+  names = sorted(set(Corpus(directory, split).names))
+  if len(names) < 2:
+    found = f"one, {names[0]!r}" if names else "none"
+    raise DataError(
+      f"{directory}: split {split!r}: expected two speakers or more, for the encoder learns to tell them apart; found "
+      f"{found}. The speaker of an entry is its 'speaker' in the manifest, or the folder that its recording lies in"
+    )
+  return len(names)
 
 
 def look(

@@ -4,9 +4,11 @@ Neither needs TensorFlow. Both give the same records in the same order and shard
 order of a hash of their ids, and shard j of S holds examples round(N j / S) to round(N (j + 1) / S).
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
+import heapq
 import io
 import itertools
 import pickle
@@ -90,20 +92,40 @@ def build(
 
 
 def held_out(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
-  """(kept, held out), by a hash of the ids: what is held out stays so when a corpus grows.
+  """(kept, held out): the nearest whole number of items to the share, and within each speaker likewise.
 
-  The share is met on average. One item is held out at least.
+  A speaker of n items gives the whole number below or above `share` n, so that the sum is right (largest
+  remainders), and never all of them; where each has but one item, speakers are held out. Which items: those with
+  the lowest hashes of their ids. So a corpus that grows mostly keeps what it held out: within a speaker, the items
+  held out before and after contain one another. Items that do not say who speaks count as one speaker's. One item
+  is held out at least.
 
   Raises:
     DataError: no item would be kept.
   """
-  chosen = {item.id for item in items if _hash("held out", item.id) < share * 2**64}
-  if not chosen and items:
-    chosen = {min(items, key=lambda item: _hash("held out", item.id)).id}
-  kept = [item for item in items if item.id not in chosen]
-  if not kept:
+  groups: dict[str, list[Item]] = collections.defaultdict(list)
+  for item in items:
+    groups[getattr(item, "speaker", "")].append(item)
+  if all(len(group) == 1 for group in groups.values()):
+    groups = {"": list(items)}
+  if len(items) < 2:
     raise DataError(f"held-out share {share:g}: expected utterances to keep, found all {len(items)} held out")
-  return kept, [item for item in items if item.id in chosen]
+  counts = {name: min(int(share * len(group)), len(group) - 1) for name, group in groups.items()}
+  # What each still lacks, the greatest first; ties in the order of a hash, so that no speaker is preferred.
+  lacks = [(counts[name] - share * len(group), _hash("held out", name), name) for name, group in groups.items()]
+  heapq.heapify(lacks)
+  missing = max(int(share * len(items) + 0.5), 1) - sum(counts.values())
+  while missing > 0 and lacks:
+    lack, order, name = heapq.heappop(lacks)
+    if counts[name] + 1 < len(groups[name]):
+      counts[name] += 1
+      missing -= 1
+      heapq.heappush(lacks, (lack + 1, order, name))
+  chosen: set[str] = set()
+  for name, group in groups.items():
+    lowest = heapq.nsmallest(counts[name], group, key=lambda item: _hash("held out", item.id))
+    chosen.update(item.id for item in lowest)
+  return [item for item in items if item.id not in chosen], [item for item in items if item.id in chosen]
 
 
 def spans(count: int, shards: int) -> list[tuple[int, int]]:
