@@ -123,8 +123,8 @@ def test_same_rows_same_bytes(manifest, built, tmp_path):
   builder.build({"train": train, "validation": validation}, tmp_path / "c", shards=5)
   assert not _differences(built, tmp_path / "c")
   half, first = builder.held_out(items[:20], 0.2)[1], {each.id for each in items[:20]}
-  for speaker in "abc":  # of what is there before and after, one holds out what the other does, or more
-    before, after = ({each.id for each in part if each.speaker == speaker} & first for part in (half, validation))
+  for who in "abc":  # of what is there before and after, one holds out what the other does, or more
+    before, after = ({each.id for each in part if each.speaker == who} & first for part in (half, validation))
     assert before and after and (before <= after or after <= before)
 
 
