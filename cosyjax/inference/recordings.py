@@ -62,7 +62,7 @@ def _analyse(model: LoadedModel, wave_24k: np.ndarray, wave_16k: np.ndarray, sec
 
 
 def _log_mel(model: LoadedModel, wave_16k: np.ndarray, seconds: int) -> Any:
-  front = functools.partial(log_mel_16k, mel_bins=model.config.speech_tokenizer.mel_bins)
+  front = functools.partial(log_mel_16k, bins=model.config.speech_tokenizer.mel_bins)
   program = model.program("log-mel", front, options=fft_options())
   return program(None, *wave(wave_16k, seconds * 16_000))
 
