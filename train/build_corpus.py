@@ -6,8 +6,10 @@
 
 A manifest has one JSON object in a line: id, audio (path, relative to the manifest; WAV, FLAC or Opus) or
 audio_bytes (base64), text, speaker, language, and instruction if there is one. A folder holds recordings, each
-with a .txt of the same name beside it; the speaker is the name of the subfolder, or --speaker. Every entry is
-checked and every recording decoded before anything is written; bad entries are listed with file and line.
+with a .txt of the same name beside it; the speaker is the name of the subfolder, or --speaker. LibriTTS, LJSpeech,
+AISHELL-1 and -3 and Common Voice are read as they were unpacked. MP3 is stored as FLAC, and so are m4a, mp4, webm,
+amr and aac (with cosyjax[media]). Every entry is checked and every recording decoded before anything is written;
+all that is bad is listed at once, with file and line.
 
 With Apache Beam (pip install apache-beam; here the direct runner) the recordings are read by the workers:
 
@@ -39,7 +41,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cosyjax.data import adapter, builder, manifest
+from cosyjax.data import adapter, builder, layouts, manifest
 from cosyjax.data.corpus import Corpus, splits
 from cosyjax.errors import CosyError, DataError
 
@@ -50,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument("--manifest", nargs="+", help="JSON lines files of the split train")
-  source.add_argument("--folder", type=Path, help="folder of recordings and .txt files of the same names")
+  source.add_argument("--folder", type=Path, help="folder of recordings and transcripts")
   source.add_argument("--tfds", help="directory of a prepared TFDS data set, with its version")
   parser.add_argument("--split", action="append", default=[], metavar="NAME=FILE", help="another split, of a manifest")
   parser.add_argument(
@@ -59,7 +61,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--out", required=True, help="corpus directory to make")
   parser.add_argument("--shards", type=int, help=f"of every split; by default one for {builder.PER_SHARD} utterances")
   parser.add_argument("--beam", nargs="?", const="", metavar="OPTIONS", help="build with Apache Beam")
-  parser.add_argument("--language", help="with --folder: of the transcripts, e.g. en")
+  parser.add_argument("--layout", choices=layouts.LAYOUTS, help="of the --folder, where it is not recognised by itself")
+  parser.add_argument("--language", help="with --folder: of the transcripts, e.g. en; if the layout does not say it")
   parser.add_argument("--speaker", help="with --folder: of all recordings, instead of the subfolders' names")
   parser.add_argument("--tfds-split", default="train", help="with --tfds: what becomes train")
   parser.add_argument("--fields", nargs="+", default=[], metavar="FIELD=NAME",
@@ -67,11 +70,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                       "speaker==anna is a value for all")  # fmt: skip
   parser.add_argument("--min-seconds", type=float, default=manifest.MIN_SECONDS)
   parser.add_argument("--max-seconds", type=float, default=manifest.MAX_SECONDS)
+  parser.add_argument("--leave-out", type=float, default=0.0, metavar="SHARE",
+                      help="of entries: so many bad ones are left out, and listed; more are refused")  # fmt: skip
   args = parser.parse_args(argv)
-  if args.folder and not args.language:
-    parser.error("--folder needs --language")
   if args.shards is not None and args.shards < 1:
     parser.error("--shards: expected 1 or more")
+  if not 0 <= args.leave_out < 1:
+    parser.error("--leave-out: expected a share from 0 to below 1")
   if args.validation is not None and not 0 < args.validation < 1:
     parser.error("--validation: expected a share above 0 and below 1")
   return args
@@ -87,6 +92,7 @@ def gather(args: argparse.Namespace) -> dict[str, list]:
   # -- Rows; with Beam the workers decode ------------------------------------------------------------
   checks = {
     "limits": limits,
+    "leave_out": args.leave_out,
     "check_audio": args.beam is None,
     "threads": os.cpu_count() or 1,
     "progress": functools.partial(tqdm, desc="checking recordings", unit=""),
@@ -94,10 +100,10 @@ def gather(args: argparse.Namespace) -> dict[str, list]:
   if args.manifest:
     train = manifest.read_manifest(*args.manifest, **checks)
   elif args.folder:
-    entries = manifest.manifest_of_folder(args.folder, language=args.language, speaker=args.speaker)
-    train = manifest.check_entries(
-      [(str(args.folder / entry["audio"]), entry, str(args.folder)) for entry in entries], **checks
-    )
+    name = args.layout or layouts.recognise(args.folder)
+    print(f"{args.folder}: layout {name} ({layouts.LAYOUTS[name].says})", file=sys.stderr)
+    entries = layouts.read_folder(args.folder, language=args.language, speaker=args.speaker, layout=name)
+    train = manifest.check_entries(entries, **checks)
   else:
     fields = tfds_fields(args) if args.fields else None
     train = adapter.recordings(Path(args.tfds).expanduser(), args.tfds_split, fields=fields, limits=limits)

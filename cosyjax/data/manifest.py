@@ -5,8 +5,8 @@ An entry is one object:
   {"id": "a1", "audio": "wav/a1.flac", "text": "Good morning.", "speaker": "anna", "language": "en"}
 
 `audio` is the path of a WAV, FLAC or Opus file, relative to the manifest; `audio_bytes`, in its place, is
-such a file in base64. `instruction` (optional) says how the text is spoken. Every bad entry is refused, with
-file and line.
+such a file in base64. MP3, m4a and the like are stored as FLAC. `instruction` (optional) says how the text
+is spoken. Every bad entry is refused, with file and line.
 """
 
 import base64
@@ -15,13 +15,20 @@ import dataclasses
 import io as byte_io
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cosyjax.audio import io
+from cosyjax.audio.containers import container_of
+from cosyjax.data.layouts import read_folder
 from cosyjax.errors import AudioError, DataError
+
+log = logging.getLogger("cosyjax.data")
 
 MIN_SECONDS = 0.3  # a shorter recording holds no word
 MAX_SECONDS = 60.0  # a longer one should be cut at its pauses first
@@ -29,7 +36,6 @@ MAX_SHOWN = 20  # bad entries in one message
 
 _REQUIRED = ("id", "text", "speaker", "language")
 _FIELDS = {*_REQUIRED, "audio", "audio_bytes", "instruction"}
-_SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +79,10 @@ class Utterance:
     Raises:
       DataError: the audio is missing, unreadable, of another format, or its length is out of limits.
     """
-    audio = self.read()
     path = self.audio if isinstance(self.audio, str) else "audio_bytes"
-    seconds, rate = measure(audio, f"{self.where}: {path}", self.limits)
+    where = path if path == self.where else f"{self.where}: {path}"
+    audio = storable(self.read(), where, self.limits)
+    seconds, rate = measure(audio, where, self.limits)
     return {
       "id": self.id,
       "text": self.text,
@@ -86,6 +93,39 @@ class Utterance:
       "seconds": seconds,
       "rate": rate,
     }
+
+
+def storable(audio: bytes, where: str, limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS)) -> bytes:
+  """What a corpus keeps of a recording: the file as it is; of MP3, m4a and other containers FLAC of 16 bits.
+
+  Raises:
+    DataError: an MP3 or a container that cannot be decoded, or whose length is out of limits.
+  """
+  import soundfile
+
+  stream = byte_io.BytesIO(audio)
+  stream.name = where
+  if container_of(audio[:16]) is None:
+    try:
+      if soundfile.info(stream).format not in ("MP3", "MPEG"):
+        return audio
+    except soundfile.SoundFileError:
+      return audio  # `measure` says what is wrong
+    stream.seek(0)
+  try:
+    wave_A, rate = io.read(stream)
+  except AudioError as error:
+    raise DataError(str(error)) from error
+  _check_length(len(wave_A) / rate, where, limits)
+  packed = byte_io.BytesIO()
+  wave_A = np.round(np.clip(wave_A, -1, 1) * 32767).astype(np.int16)
+  soundfile.write(packed, wave_A, rate, format="FLAC", subtype="PCM_16")
+  return packed.getvalue()
+
+
+def _check_length(seconds: float, where: str, limits: tuple[float, float]) -> None:
+  if not limits[0] <= seconds <= limits[1]:
+    raise DataError(f"{where}: expected {limits[0]:g} to {limits[1]:g} s of audio, found {seconds:.3f} s")
 
 
 def measure(audio: bytes, where: str, limits: tuple[float, float] = (MIN_SECONDS, MAX_SECONDS)) -> tuple[float, int]:
@@ -108,8 +148,7 @@ def measure(audio: bytes, where: str, limits: tuple[float, float] = (MIN_SECONDS
   if not (info.format in ("WAV", "WAVEX", "RF64", "FLAC") or (info.format, info.subtype) == ("OGG", "OPUS")):
     raise DataError(f"{where}: expected WAV, FLAC or Opus, found {info.format} ({info.subtype})")
   seconds = info.frames / info.samplerate
-  if not limits[0] <= seconds <= limits[1]:
-    raise DataError(f"{where}: expected {limits[0]:g} to {limits[1]:g} s of audio, found {seconds:.3f} s")
+  _check_length(seconds, where, limits)
   stream.seek(0)
   try:
     wave_A, rate = io.read(stream)
@@ -126,6 +165,7 @@ def read_manifest(
   check_audio: bool = True,
   threads: int = 8,
   progress: Callable[..., Iterable] = lambda results, total: results,
+  leave_out: float = 0.0,
 ) -> list[Utterance]:
   """Reads manifests and checks every entry of them.
 
@@ -135,6 +175,7 @@ def read_manifest(
     check_audio: decode every recording now; otherwise `Utterance.example` does, later or elsewhere.
     threads: decoding at once.
     progress: wraps the results, one for each good entry, of which there are `total`: a progress bar such as tqdm.
+    leave_out: share of bad entries up to which they are left out, with a warning that lists them as the error would.
 
   Returns:
     Utterances in the order of the entries.
@@ -145,7 +186,9 @@ def read_manifest(
   entries: list[tuple[str, Any, str]] = []
   for file in files:
     entries += _lines(file)
-  return check_entries(entries, limits=limits, check_audio=check_audio, threads=threads, progress=progress)
+  return check_entries(
+    entries, limits=limits, check_audio=check_audio, threads=threads, progress=progress, leave_out=leave_out
+  )
 
 
 def check_entries(
@@ -155,6 +198,7 @@ def check_entries(
   check_audio: bool = True,
   threads: int = 8,
   progress: Callable[..., Iterable] = lambda results, total: results,
+  leave_out: float = 0.0,
 ) -> list[Utterance]:
   """As `read_manifest`, of entries already parsed: (where, entry, folder of relative audio paths)."""
   good: list[Utterance] = []
@@ -177,57 +221,30 @@ def check_entries(
       # In portions, because a pool takes on all that it is given: a corpus of millions.
       checked = itertools.chain.from_iterable(pool.map(_audio_fault, part) for part in _portions(good, 1024))
       bad += [(n, fault) for n, fault in zip(places, progress(checked, total=len(good)), strict=True) if fault]
-  refuse([fault for _, fault in sorted(bad)], len(entries))
+  try:
+    refuse([fault for _, fault in sorted(bad)], len(entries))
+  except DataError as error:
+    if len(bad) > leave_out * len(entries):
+      raise
+    log.warning("left out: %s", error)
+    places_bad = {n for n, _ in bad}
+    good = [utterance for n, utterance in zip(places, good, strict=True) if n not in places_bad]
   if not good:
     raise DataError("manifest: expected at least one entry, found none")
   return good
 
 
-def manifest_of_folder(folder: str | Path, *, language: str, speaker: str | None = None) -> list[dict[str, str]]:
-  """Rows for a folder of recordings (.wav, .flac, .opus, .ogg), each with a .txt of the same stem beside it.
-
-  Args:
-    folder: searched with its subfolders.
-    language: of all the transcripts, e.g. "en".
-    speaker: of all the recordings; by default the name of the folder that a recording lies in.
-
-  Returns:
-    Rows of a manifest, sorted by id, audio paths relative to `folder`. The id is the path without ending.
+def manifest_of_folder(
+  folder: str | Path, *, language: str | None = None, speaker: str | None = None, layout: str | None = None
+) -> list[dict[str, str]]:
+  """Rows of a manifest for a folder, audio paths relative to it; see `cosyjax.data.layouts.read_folder`.
 
   Raises:
-    DataError: no folder, nothing in it, a recording without transcript, a transcript without recording, one
-      that is not UTF-8, two recordings of one name. Every such file is listed, up to `MAX_SHOWN`.
+    DataError: as `read_folder`, and with every file that is wrong, up to `MAX_SHOWN`.
   """
-  folder = Path(folder)
-  if not folder.is_dir():
-    raise DataError(f"{folder}: expected a folder of recordings and transcripts, found none")
-  files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-  audio = [path for path in files if path.suffix.lower() in _SUFFIXES]
-  texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-  entries: dict[str, dict[str, str]] = {}
-  bad = []
-  for path in audio:
-    name, text = path.relative_to(folder).with_suffix("").as_posix(), texts.get(path.with_suffix(""))
-    if text is None:
-      bad.append(f"{path}: expected a transcript {path.with_suffix('.txt').name} beside it, found none")
-    elif name in entries:
-      bad.append(f"{path}: expected one recording of this name, found {entries[name]['audio']} too")
-    else:
-      try:
-        said = " ".join(text.read_text(encoding="utf-8-sig").split())
-      except UnicodeDecodeError:
-        bad.append(f"{text}: expected text in UTF-8, found other bytes")
-        continue
-      who = speaker or (path.parent.name if path.parent != folder else folder.resolve().name)
-      audio_path = path.relative_to(folder).as_posix()
-      entries[name] = {"id": name, "audio": audio_path, "text": said, "speaker": who, "language": language}
-  heard = {path.with_suffix("") for path in audio}
-  bad += [f"{path}: expected a recording of the same name beside it, found none" for path in texts.values()
-          if path.with_suffix("") not in heard]  # fmt: skip
-  refuse(bad, len(audio))
-  if not entries:
-    raise DataError(f"{folder}: expected recordings ({', '.join(_SUFFIXES)}) with transcripts (.txt), found none")
-  return [entries[name] for name in sorted(entries)]
+  entries = read_folder(folder, language=language, speaker=speaker, layout=layout)
+  refuse([str(entry) for _, entry, _ in entries if isinstance(entry, DataError)], len(entries))
+  return [entry for _, entry, _ in entries if isinstance(entry, dict)]
 
 
 def refuse(faults: list[str], entries: int) -> None:
