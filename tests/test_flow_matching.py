@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import ConfigError
-from cosyjax.flow import attention, matching, noise
-from cosyjax.flow.attention import relative_shift
-from cosyjax.flow.token_encoder import relative_positions
-from cosyjax.flow.unet import gelu, mish
+from cosyjax.flow import matching, noise
+from cosyjax.layers.activations import gelu, mish
+from cosyjax.layers.positions import relative_positions, relative_shift
 
 
 def test_schedule_is_a_quarter_cosine():
@@ -101,25 +100,6 @@ def test_relative_positions_are_sines_and_cosines_of_the_distance():
   distance = np.arange(4, -3, -1)[:, None] * 10000.0 ** (-np.arange(0, 6, 2) / 6)
   np.testing.assert_allclose(table[:, 0::2], np.sin(distance), atol=1e-6)
   np.testing.assert_allclose(table[:, 1::2], np.cos(distance), atol=1e-6)
-
-
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize(("scores", "pieces"), [(1 << 20, 16), (1, 16), (1, 4), (7 * 9 * 2, 16)])
-def test_attention_in_pieces_is_attention(monkeypatch, scores, pieces, biased):
-  monkeypatch.setattr(attention, "CPU_SCORES", scores)
-  monkeypatch.setattr(attention, "CPU_PIECES", pieces)
-  B, T, S, N, H = 2, 7, 9, 4, 8
-  rng = np.random.default_rng(0)
-  q, k, v = (rng.standard_normal((B, n, N, H), np.float32) for n in (T, S, S))
-  mask = rng.random((B, T, S)) < 0.5
-  mask[:, :, 0] = True
-  bias = rng.standard_normal((B, N, T, S), np.float32)
-  run = lambda q, k, v: attention.attend(q, k, v, attention.mask_bias(mask) + (bias if biased else 0))
-  y = jax.jit(run)(q, k, v)
-  scores = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(H) + (bias if biased else 0)
-  weights = np.where(mask[:, None], np.exp(scores), 0)
-  expected = np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
-  np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 def test_activations():

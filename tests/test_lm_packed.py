@@ -10,11 +10,11 @@ import pytest
 
 from cosyjax.config import tiny
 from cosyjax.errors import ConfigError
+from cosyjax.layers import attention
 from cosyjax.layers.basic import unbox
 from cosyjax.layers.masks import segment_mask
 from cosyjax.layers.stack import stack_layers
-from cosyjax.lm import attention, lm_objective, loss, sequence
-from cosyjax.lm.attention import attend_packed
+from cosyjax.lm import lm_objective, loss, sequence
 from cosyjax.lm.text_speech_lm import TextSpeechLM
 from tests.test_lm_model import golden_rows, load_lm
 
@@ -142,7 +142,7 @@ def test_attention_in_pieces_is_the_plain_one(monkeypatch):
   weight = rng.standard_normal(q.shape).astype(np.float32)
   both = [
     jax.jit(jax.value_and_grad(lambda *a, f=f: jnp.sum(f(*a) * weight), argnums=(0, 1, 2)))(q, k, v)
-    for f in (plain, lambda *a: attend_packed(*a, segments))
+    for f in (plain, lambda *a: attention.attend(*a, attention.Segments(segments)))
   ]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *both)
 

@@ -9,10 +9,9 @@ from jax.sharding import PartitionSpec as P
 
 from cosyjax import sharding
 from cosyjax.analysis import collectives
-from cosyjax.flow import attention
 from cosyjax.flow.chunk_cache import NO_CACHE
+from cosyjax.layers import attention
 from cosyjax.layers.rows import one_row_at_a_time
-from cosyjax.lm import attention as lm_attention
 
 
 @pytest.mark.parametrize("by_distance", [False, True])
@@ -21,7 +20,7 @@ def test_head_by_head_is_all_heads(by_distance):
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   q, k, v = (draw(3, 12, 4, 8) for _ in range(3))
   blocks_BT = jnp.asarray(rng.integers(0, 4, (3, 12)), jnp.int32)
-  mask = attention.make_mask(NO_CACHE, blocks_BT)
+  mask = NO_CACHE.mask(blocks_BT)
   far = (draw(3, 12, 4, 8), draw(24, 4, 8)) if by_distance else ()
 
   def run(form):
@@ -44,8 +43,8 @@ def test_packed_rows_one_by_one_are_all_rows():
     draw(3, 40, 2, 8),
     jnp.asarray(rng.integers(1, 3, (3, 40))).sort(axis=1),
   )
-  together = lm_attention._in_pieces(*arrays)
-  np.testing.assert_allclose(one_row_at_a_time(lm_attention._in_pieces, *arrays), together, atol=1e-6)
+  together = attention._in_pieces(*arrays)
+  np.testing.assert_allclose(one_row_at_a_time(attention._in_pieces, *arrays), together, atol=1e-6)
 
 
 def test_rows_and_heads_stay_on_their_devices():
@@ -58,7 +57,7 @@ def test_rows_and_heads_stay_on_their_devices():
 
   def step(form):
     def run(q, k, v, blocks_BT, g):
-      y, pull = jax.vjp(lambda *a: form(*a, attention.make_mask(NO_CACHE, blocks_BT), None), q, k, v)
+      y, pull = jax.vjp(lambda *a: form(*a, NO_CACHE.mask(blocks_BT), None), q, k, v)
       return y, pull(g)
 
     with jax.set_mesh(mesh):

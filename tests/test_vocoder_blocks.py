@@ -8,6 +8,7 @@ import pytest
 from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.errors import ConfigError
 from cosyjax.vocoder.blocks import Snake, UpConv
+from cosyjax.vocoder.layer_plan import UpConvShape
 from cosyjax.vocoder.source import fixed_point, harmonic_source, request_phase_noise, sample_cycles
 
 CONFIG = VocoderConfig()
@@ -40,13 +41,13 @@ def test_upsampling_puts_every_frame_where_a_transposed_convolution_does(kernel,
     for j in range(kernel):
       full[:, t * rate + j] += x[:, t] @ w[kernel - 1 - j]  # the kernel is kept flipped
   pad = (kernel - rate) // 2
-  y = UpConv(3, kernel, rate).apply({"params": {"kernel": w, "bias": bias}}, x)
+  y = UpConv(3, UpConvShape(kernel, rate)).apply({"params": {"kernel": w, "bias": bias}}, x)
   np.testing.assert_allclose(y, full[:, pad : pad + 9 * rate] + bias, rtol=0, atol=1e-5)
 
 
 def test_upsampling_refuses_a_kernel_that_has_no_middle():
   with pytest.raises(ConfigError, match="found 10"):
-    UpConv(3, 10, 5).init(jax.random.key(0), jnp.zeros((1, 4, 2)))
+    UpConv(3, UpConvShape(10, 5)).init(jax.random.key(0), jnp.zeros((1, 4, 2)))
 
 
 def _float64_cycles(f0: np.ndarray, harmonics: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from cosyjax.flow.noise import noise_table
 from cosyjax.layers.basic import unbox
 from cosyjax.vocoder.chunk_vocoder import Exact
 from cosyjax.vocoder.hift import Vocoder
-from cosyjax.vocoder.receptive_field import reach
+from cosyjax.vocoder.receptive_field import receptive_field
 from cosyjax.vocoder.source import phase_steps, request_phase_noise, sample_cycles
 from tests import upstream
 from tests.upstream import CrossFade
@@ -53,7 +53,7 @@ def vocoder(released):
   widest = max(range(len(config.resblock_kernels)), key=lambda j: config.resblock_kernels[j])
   few = {name: (values[widest],) for name, values in vars(config).items() if name.startswith("resblock_")}
   narrow = dataclasses.replace(config, **few)
-  assert reach(narrow) == reach(config)
+  assert receptive_field(narrow) == receptive_field(config)
   kept = {re.sub(rf"/block_(\d)_{widest}/", r"/block_\1_0/", name): leaf for name, leaf in params.items()
           if not re.search(rf"/block_\d_[^{widest}]/", name)}  # fmt: skip
   return Vocoder(narrow), flax.traverse_util.unflatten_dict(kept, sep="/")
@@ -148,9 +148,9 @@ def serve(scheme, params, mels, keys, seed=0):
 
 
 def test_reach_is_what_the_network_sees(released, mel):
-  """Gradients end where `reach` says, and not before."""
+  """Gradients end where `receptive_field` says, and not before."""
   module, params = released
-  r, at, T = reach(module.config), 24, 48
+  r, at, T = receptive_field(module.config), 24, 48
   lengths, keys = jnp.array([T]), jax.random.key(0)
   apply = lambda method, *a: module.apply({"params": params}, *a, method=method)
   mel_BTM = mel[None, 60 : 60 + T]
@@ -172,9 +172,9 @@ def test_reach_is_what_the_network_sees(released, mel):
 
 
 def test_full_size_looks_as_far(released):
-  small, full = reach(released[0].config), reach(cosyvoice2().vocoder)
+  small, full = receptive_field(released[0].config), receptive_field(cosyvoice2().vocoder)
   assert small == full
-  assert (full.context, full.look_ahead) == (15, 20)
+  assert (full.context, full.lookahead) == (15, 20)
   assert full.mel == (14, 14)  # without f0 it would wait for 14
 
 
@@ -232,13 +232,13 @@ def test_exact_stream_of_few_frames_or_a_last_step_of_few(vocoder, offline, mel,
   key, part = jax.random.key(1), mel[40 : 40 + sum(cuts)]
   scheme = Exact(module.config)
   packets = stream(scheme, params, part, cuts, key)
-  held = np.maximum(np.cumsum(cuts) - scheme.look_ahead, 0)
+  held = np.maximum(np.cumsum(cuts) - scheme.lookahead, 0)
   assert [len(p) for p in packets[:-1]] == (np.diff(held, prepend=0)[:-1] * HOP).tolist()
   np.testing.assert_allclose(np.concatenate(packets), offline(params, [part], key[None])[0], rtol=0, atol=1e-4)
 
 
 def _far_sighted(params, tap):
-  """A network that hears the far end of its reach: convolutions pass on their first or last tap alone."""
+  """A network that hears the far end of its receptive field: convolutions pass on their first or last tap alone."""
 
   def change(path, leaf):
     name = "/".join(path)
@@ -257,7 +257,7 @@ def _far_sighted(params, tap):
 
 
 class _ShortContext(Exact):
-  context = property(lambda self: reach(self.config).context - 1)
+  context = property(lambda self: receptive_field(self.config).context - 1)
 
 
 @pytest.mark.parametrize("tap", [-1, 0])

@@ -89,7 +89,7 @@ class CrossFade:
   config: VocoderConfig
 
   @property
-  def look_ahead(self) -> int:
+  def lookahead(self) -> int:
     """Frames held back until the last step."""
     return _FADE
 

@@ -65,7 +65,7 @@ def _likeness(frames_BTA: jax.Array, rate: int) -> jax.Array:
   """Normalised square difference [B, T, lags] in [-1, 1], from one lag below the range to one above it."""
   (low, high), size = _lags(rate), frames_BTA.shape[-1]
   n_fft = 1 << (size + high).bit_length()  # no lag of the range wraps around
-  real, imag = rfft(jnp.pad(frames_BTA, ((0, 0), (0, 0), (0, n_fft - size))))
+  real, imag = rfft(frames_BTA, n_fft)
   product_BTL = irfft(real**2 + imag**2, jnp.zeros_like(imag), n_fft)[..., low - 1 : high + 2]
   power_BTA = jnp.pad(jnp.cumsum(jnp.square(frames_BTA), axis=-1), ((0, 0), (0, 0), (1, 0)))
   # What is left of a frame without its last, and without its first, `lag` samples.

@@ -42,12 +42,25 @@ def mel_spectrogram(wave_BA: jax.Array, lengths_B: jax.Array, audio: AudioConfig
   a, pad = audio, (audio.n_fft - audio.hop) // 2
   lengths_B = jnp.asarray(lengths_B, jnp.int32)
   frames_B = jnp.where(lengths_B > pad, lengths_B // a.hop, 0)
-  padded_BA = reflect_pad(wave_BA.astype(jnp.float32), pad, lengths_B)
-  real_BTC, imag_BTC = stft(padded_BA, hann_window(a.win), a.n_fft, a.hop, center=False)
-  amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + 1e-9)
   filters_CM = slaney_filters(a.sample_rate, a.n_fft, a.mel_bins, a.fmax, a.fmin)
-  mel_BTM = jnp.dot(amplitude_BTC, filters_CM, precision=_HIGHEST)
-  return _only_valid(jnp.log(jnp.maximum(mel_BTM, 1e-5)), frames_B), frames_B
+  return _only_valid(log_mel(wave_BA, a.n_fft, a.win, a.hop, filters_CM, lengths_B), frames_B), frames_B
+
+
+def log_mel(
+  wave_BA: jax.Array, n_fft: int, win: int, hop: int, filters_CM: np.ndarray, lengths_B: jax.Array | None = None
+) -> jax.Array:
+  """The equation of `mel_spectrogram`: float32 [B, A // hop, M].
+
+  Args:
+    wave_BA: float [B, A].
+    n_fft, win, hop: samples of a frame, under the window, and from one frame to the next.
+    filters_CM: mel filters.
+    lengths_B: where rows end and are mirrored; at the array's end if None.
+  """
+  padded_BA = reflect_pad(wave_BA.astype(jnp.float32), (n_fft - hop) // 2, lengths_B)
+  real_BTC, imag_BTC = stft(padded_BA, hann_window(win), n_fft, hop, center=False)
+  amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + np.float32(1e-9))
+  return jnp.log(jnp.maximum(jnp.dot(amplitude_BTC, filters_CM, precision=_HIGHEST), 1e-5))
 
 
 def log_mel_16k(wave_BA: jax.Array, lengths_B: jax.Array, bins: int = 128) -> tuple[jax.Array, jax.Array]:
@@ -102,7 +115,7 @@ def kaldi_fbank(wave_BA: jax.Array, lengths_B: jax.Array, bins: int = 80) -> tup
   frames_BTA = frames_BTA - jnp.mean(frames_BTA, axis=-1, keepdims=True)
   before_BTA = jnp.concatenate([frames_BTA[..., :1], frames_BTA[..., :-1]], axis=-1)
   frames_BTA = (frames_BTA - 0.97 * before_BTA) * povey_window(FBANK_FRAME)
-  real_BTC, imag_BTC = rfft(jnp.pad(frames_BTA, ((0, 0), (0, 0), (0, FBANK_FFT - FBANK_FRAME))))
+  real_BTC, imag_BTC = rfft(frames_BTA, FBANK_FFT)
   filters_CM = kaldi_filters(ENCODER_RATE, FBANK_FFT, bins)
   fbank_BTM = jnp.dot(real_BTC**2 + imag_BTC**2, filters_CM, precision=_HIGHEST)
   return _only_valid(jnp.log(jnp.maximum(fbank_BTM, np.finfo(np.float32).eps)), frames_B), frames_B

@@ -15,6 +15,7 @@ import numpy as np
 
 from cosyjax.audio.tables import dft, hann_window, inverse_dft
 from cosyjax.layers.masks import padding_mask
+from cosyjax.layers.platforms import form
 
 __all__ = [
   "fft_options",
@@ -102,22 +103,28 @@ def overlap_add(frames_BTA: jax.Array, hop: int) -> jax.Array:
   return total_BTA.reshape(rows, -1)
 
 
-def rfft(frames_BTA: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Real and imaginary part [..., C] of the discrete Fourier transform of real frames [..., n_fft]."""
-  n_fft = frames_BTA.shape[-1]
+def rfft(frames_BTA: jax.Array, n_fft: int | None = None) -> tuple[jax.Array, jax.Array]:
+  """Real and imaginary part [..., C] of the discrete Fourier transform of real frames [..., A].
+
+  Args:
+    frames_BTA: any real type.
+    n_fft: points of the transform, at least A: frames are followed by zeros. A if None.
+  """
+  size = frames_BTA.shape[-1]
+  n_fft = size if n_fft is None else n_fft
 
   def by_product(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    both = jnp.dot(x, dft(n_fft), precision=_HIGHEST)
+    both = jnp.dot(x, dft(n_fft)[:size], precision=_HIGHEST)
     return both[..., : n_fft // 2 + 1], both[..., n_fft // 2 + 1 :]
 
   def by_fft(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    spectrum = jnp.fft.rfft(x)
+    spectrum = jnp.fft.rfft(x, n_fft)
     return spectrum.real, spectrum.imag
 
   frames_BTA = frames_BTA.astype(jnp.float32)
   if n_fft <= SMALL:
     return by_product(frames_BTA)
-  return jax.lax.platform_dependent(frames_BTA, tpu=by_product, default=by_fft)
+  return form("Fourier by product", by_product, by_fft)(frames_BTA)
 
 
 def fft_options(platform: str | None = None) -> dict[str, bool] | None:
@@ -137,8 +144,11 @@ def fft_options(platform: str | None = None) -> dict[str, bool] | None:
 
 
 def irfft(real_BTC: jax.Array, imag_BTC: jax.Array, n_fft: int) -> jax.Array:
-  """Real frames [..., n_fft] of a half spectrum [..., C]. The imaginary part of the first bin is not
-  read, nor that of the last if n_fft is even: they are zero in the spectrum of any real frame."""
+  """Real frames [..., n_fft] of a half spectrum [..., C].
+
+  The imaginary part of the first bin is not read, nor that of the last if n_fft is even: they are zero in the
+  spectrum of any real frame.
+  """
 
   def by_product(real: jax.Array, imag: jax.Array) -> jax.Array:
     return jnp.dot(jnp.concatenate([real, imag], axis=-1), inverse_dft(n_fft), precision=_HIGHEST)
@@ -149,7 +159,7 @@ def irfft(real_BTC: jax.Array, imag_BTC: jax.Array, n_fft: int) -> jax.Array:
   real_BTC, imag_BTC = real_BTC.astype(jnp.float32), imag_BTC.astype(jnp.float32)
   if n_fft <= SMALL:
     return by_product(real_BTC, imag_BTC)
-  return jax.lax.platform_dependent(real_BTC, imag_BTC, tpu=by_product, default=by_fft)
+  return form("Fourier by product", by_product, by_fft)(real_BTC, imag_BTC)
 
 
 def stft(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.layers import masks
+from cosyjax.layers.attention import Mask, make_mask
 from cosyjax.layers.basic import left_pad
 
 Cache = dict[str, jax.Array]  # what a stream keeps, by module path and one of the words below
@@ -46,9 +47,9 @@ class NoCache:
     del module
     return k_BTNH, v_BTNH
 
-  def mask(self, blocks_BT: jax.Array) -> jax.Array:
-    """bool [B, T, S], True where a query may see a key."""
-    return masks.block_mask(blocks_BT)
+  def mask(self, blocks_BT: jax.Array) -> Mask:
+    """Which of the S frames each query sees."""
+    return make_mask(masks.block_mask(blocks_BT), blocks_BT)
 
   def faster(self, rate: int) -> "NoCache":
     """The cache of the same frames, each repeated `rate` times."""
@@ -102,9 +103,9 @@ class ChunkCache:
     """Keys and values of all slots, the new ones written: [b, S, N, H] each."""
     return self._attended(module, KEYS, k_bTNH), self._attended(module, VALUES, v_bTNH)
 
-  def mask(self, blocks_bT: jax.Array) -> jax.Array:
-    """bool [b, T, S], True where a query may see a slot's key."""
-    return masks.block_mask(blocks_bT, self.key_blocks_bS, window=self.window, pinned=self.pinned_bS)
+  def mask(self, blocks_bT: jax.Array) -> Mask:
+    """Which of the S frames each query sees: of these and of earlier parts."""
+    return make_mask(masks.block_mask(blocks_bT, self.key_blocks_bS, window=self.window, pinned=self.pinned_bS))
 
   def faster(self, rate: int) -> "ChunkCache":
     """The cache of the same frames, each repeated `rate` times."""

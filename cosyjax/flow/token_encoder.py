@@ -14,54 +14,19 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import FlowEncoderConfig
-from cosyjax.flow.attention import Distance, Mask, attend_masked, make_mask
 from cosyjax.flow.chunk_cache import NO_CACHE, ChunkCache, NoCache
 from cosyjax.layers import masks
+from cosyjax.layers.attention import Distance, Mask, attend
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
 from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.positions import from_offsets, relative_positions
 from cosyjax.layers.stack import run_layers
-
-
-def relative_positions(queries: int, keys: int, width: int, offset: int | jax.Array = 0) -> jax.Array:
-  """Sines and cosines of query position minus key position.
-
-  Args:
-    queries: number of queries, at positions offset, offset + 1, ...
-    keys: number of keys, at positions 0, 1, ...
-    width: of a row; sines at even places, cosines at odd ones.
-    offset: position of the first query. May be traced.
-
-  Returns:
-    float32 [queries + keys, width]: row r holds position offset + queries - 1 - r. The last
-    row is there for `relative_shift` and belongs to no pair.
-  """
-  position = (offset + queries - 1 - jnp.arange(queries + keys)).astype(jnp.float32)
-  rate = jnp.exp(jnp.arange(0, width, 2, dtype=jnp.float32) * (-math.log(10000.0) / width))
-  angle = position[:, None] * rate
-  return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(queries + keys, width)
 
 
 def positions_up_to(mask: Mask, width: int) -> jax.Array:
   """`relative_positions` of queries that are the last among their keys: of a whole sequence, all of it."""
   queries, keys = mask.bias_B1TS.shape[-2:]
   return relative_positions(queries, keys, width, keys - queries)
-
-
-def from_offsets(p_RNH: jax.Array, offset_B: jax.Array, queries: int) -> jax.Array:
-  """The rows of a projected position table that belong to queries from `offset_B` on.
-
-  Args:
-    p_RNH: of `positions_up_to`.
-    offset_B: int32, position of each row's first query.
-    queries: number of queries.
-
-  Returns:
-    [B, R, N, H], as if the table had been made for that offset. Of keys after a row's last
-    query, which nobody sees, it is right only for the next few.
-  """
-  places = p_RNH.shape[0]
-  start_B1 = (places - 2 * queries - offset_B)[:, None]
-  return jnp.take(p_RNH, start_B1 + jnp.arange(places), axis=0, mode="clip")
 
 
 class RelativeAttention(nn.Module):
@@ -88,7 +53,7 @@ class RelativeAttention(nn.Module):
     if cache.offset_B is not None:
       p_RNH = from_offsets(p_RNH, cache.offset_B, x_BTD.shape[1])
     distance = Distance(q_BTNH + by_position, p_RNH)
-    y_BTNH = attend_masked(q_BTNH + by_content, k_BSNH, v_BSNH, mask, distance, training=self.training)
+    y_BTNH = attend(q_BTNH + by_content, k_BSNH, v_BSNH, mask, distance=distance, training=self.training)
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
 
 
@@ -190,7 +155,7 @@ class TokenEncoder(nn.Module):
     x_BXD = jnp.where(present_BX1, Embed(c.width, self.dtype, name="embed")(x_BXD), 0)
     x_BXD = jnp.pad(x_BXD, ((0, 0), (0, size + c.lookahead - places), (0, 0)))
     x_BUD = LookAhead(c.lookahead, self.dtype, name="lookahead")(x_BXD, cache)
-    mask = make_mask(cache, blocks_BU)
+    mask = cache.mask(blocks_BU)
     positions_RD = positions_up_to(mask, c.width)
     args = (c, self.dtype, self.training)
     layout = {"stacked": self.training, "remat": self.remat}
@@ -200,7 +165,7 @@ class TokenEncoder(nn.Module):
     x_BTD = cache.pad(self, jnp.repeat(x_BUD, rate, axis=1), 2 * rate)
     x_BTD = conv(c.width, 2 * rate + 1, dtype=self.dtype, name="upsample")(x_BTD)
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
-    mask = make_mask(cache, masks.repeat_blocks(blocks_BU, rate))
+    mask = cache.mask(masks.repeat_blocks(blocks_BU, rate))
     positions_RD = positions_up_to(mask, c.width)
     x_BTD = run_layers(EncoderBlock, args, c.up_layers, "up_block", x_BTD, mask, positions_RD, cache, **layout)
     return LayerNorm(name="norm")(x_BTD)

@@ -6,7 +6,6 @@ looks back only; how far attention looks ahead is decided by the blocks passed i
 stands before the first frame by `cache` (see `cosyjax.flow.chunk_cache`).
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -14,34 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.config import UNetConfig
-from cosyjax.flow.attention import Mask, attend_masked, make_mask
 from cosyjax.flow.chunk_cache import NO_CACHE, ChunkCache, NoCache
 from cosyjax.layers import masks
+from cosyjax.layers.activations import gelu, mish
+from cosyjax.layers.attention import Mask, attend
 from cosyjax.layers.basic import LayerNorm, conv, dense
 from cosyjax.layers.constrain import shard_rows
+from cosyjax.layers.positions import sinusoids
 from cosyjax.layers.stack import run_layers
 
 KERNEL = 3  # frames
-
-
-def mish(x: jax.Array) -> jax.Array:
-  """x tanh(log(1 + e^x)) (Misra 2019) by one exponential: tanh(log(1 + e)) = e(e+2) / (e(e+2) + 2)."""
-  e = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the factor is 1 in float32
-  n = e * (e + 2.0)
-  return x * (n / (n + 2.0))
-
-
-def gelu(x: jax.Array) -> jax.Array:
-  """x Phi(x), exact."""
-  return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def time_features(t_B: jax.Array, width: int) -> jax.Array:
-  """Sines, then cosines, of 1000 t at `width / 2` rates from 1 down to 1/10000: float32 [B, width]."""
-  half = width // 2
-  rate = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10000.0) / (half - 1)))
-  angle = (1000.0 * t_B.astype(jnp.float32))[:, None] * rate
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -54,7 +35,7 @@ class TimeEmbedding(nn.Module):
   def __call__(self, t_B: jax.Array) -> jax.Array:
     """Times [B], 0 to 1, to float32 vectors [B, F]."""
     exact = {"precision": jax.lax.Precision.HIGHEST}
-    x = time_features(t_B, self.features)
+    x = sinusoids(1000.0 * t_B.astype(jnp.float32), self.features, to_slowest=True)
     x = nn.silu(dense(self.width, (None, "mlp"), name="up", **exact)(x))
     return dense(self.width, ("mlp", None), name="out", **exact)(x)
 
@@ -113,7 +94,7 @@ class TransformerBlock(nn.Module):
     y_BTC = LayerNorm(name="attention_norm")(x_BTC)
     into = {"features": (c.heads, c.head_dim), "axes": ("embed", "heads", "head_dim"), "dtype": self.dtype}
     q_BTNH, k_BTNH, v_BTNH = (dense(**into, bias=False, name=name)(y_BTC) for name in ("query", "key", "value"))
-    y_BTNH = attend_masked(q_BTNH, *cache.keys(self, k_BTNH, v_BTNH), mask, training=self.training)
+    y_BTNH = attend(q_BTNH, *cache.keys(self, k_BTNH, v_BTNH), mask, training=self.training)
     out = dense(c.channels, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")
     x_BTC = x_BTC + out(y_BTNH)
     y_BTC = LayerNorm(name="mlp_norm")(x_BTC)
@@ -184,7 +165,7 @@ class UNet(nn.Module):
     """
     c = self.config
     bins, size = x_BTM.shape[-1], x_BTM.shape[1]
-    mask = make_mask(cache, masks.pad_blocks(blocks, lengths_B))
+    mask = cache.mask(masks.pad_blocks(blocks, lengths_B))
     time_BF = TimeEmbedding(4 * c.channels, 4 * bins, name="time")(t_B)
     speaker_BTM = jnp.broadcast_to(speaker_BM[:, None], x_BTM.shape)
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)

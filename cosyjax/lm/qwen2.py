@@ -18,12 +18,13 @@ import numpy as np
 
 from cosyjax.config import LMConfig
 from cosyjax.errors import ConfigError
+from cosyjax.layers.attention import Mask, Segments, attend, make_mask
 from cosyjax.layers.basic import Dtype, RMSNorm, named
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import causal_mask
+from cosyjax.layers.positions import rotary_angles, rotate
 from cosyjax.layers.remat import remat
 from cosyjax.layers.stack import scanned, unrolled
-from cosyjax.lm.attention import attend_packed
 
 # Up to so many rows a product is bound by reading the weights, and XLA's CPU matmul is
 # then fastest with the weights as its left operand.
@@ -112,22 +113,8 @@ class Linear(nn.Module):
     return y
 
 
-def rotary_angles(positions_BL: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines of rotary position embedding (Su et al. 2021), float32 [B, L, H/2] each."""
-  rates = np.float32(1.0) / np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-  angles = positions_BL.astype(jnp.float32)[..., None] * rates
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BLNH: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns channel pairs (i, i + H/2) of each head by the angles of its position."""
-  cos, sin = (a[:, :, None, :].astype(x_BLNH.dtype) for a in rotary)
-  left, right = jnp.split(x_BLNH, 2, axis=-1)
-  return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-
-
 class Attention(nn.Module):
-  """Causal grouped-query attention. Training gives segments, everything else a mask."""
+  """Causal grouped-query attention, over the cache if there is one."""
 
   config: LMConfig
   dtype: Dtype = jnp.float32
@@ -139,14 +126,11 @@ class Attention(nn.Module):
     x_BLD: jax.Array,
     positions_BL: jax.Array,
     rotary: tuple[jax.Array, jax.Array],
-    mask_BLS: jax.Array | None,
+    sees: Mask | Segments,
     cache: LayerCache | None,
-    segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """[B, L, D] to the same shape, and the layer's cache with the new keys and values."""
     c = self.config
-    groups = c.heads // c.kv_heads
-    batch, length, _ = x_BLD.shape
 
     def project(heads: int, axis: str, name: str) -> jax.Array:
       axes = (axis, "head_dim", "embed")
@@ -158,24 +142,15 @@ class Attention(nn.Module):
       q_BLNH, k_BLKH = project(c.heads, "heads", "q"), project(c.kv_heads, "kv_heads", "k")
       v_BLKH = project(c.kv_heads, "kv_heads", "v")
     q_BLNH, k_BLKH = rotate(q_BLNH, rotary), rotate(k_BLKH, rotary)
-    out = Linear((c.width,), ("embed", "heads", "head_dim"), dtype=self.dtype, name="o")
-    if segments_BL is not None:
-      return out(attend_packed(q_BLNH, k_BLKH, v_BLKH, segments_BL)), None
-    if cache is None:
-      cache = LayerCache(k_BLKH.transpose(0, 2, 3, 1), v_BLKH.transpose(0, 2, 1, 3))
+    if isinstance(sees, Segments):
+      y_BLNH, cache = attend(q_BLNH, k_BLKH, v_BLKH, sees), None
     else:
-      cache = _write(cache, k_BLKH, v_BLKH, positions_BL)
-
-    # Groups and positions share an axis, so that each key head is one matrix product.
-    q_BKXH = q_BLNH.reshape(batch, length, c.kv_heads, groups, c.head_dim).transpose(0, 2, 3, 1, 4)
-    q_BKXH = q_BKXH.reshape(batch, c.kv_heads, groups * length, c.head_dim) * c.head_dim**-0.5
-    scores = jnp.einsum("BKXH,BKHS->BKXS", q_BKXH, cache.k_BKHS, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, c.kv_heads, groups, length, -1)
-    scores = jnp.where(mask_BLS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype).reshape(batch, c.kv_heads, groups * length, -1)
-    y = jnp.einsum("BKXS,BKSH->BKXH", weights, cache.v_BKSH)
-    y = y.reshape(batch, c.kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
-    return out(y.reshape(batch, length, c.heads, c.head_dim)), cache
+      if cache is None:
+        cache = LayerCache(k_BLKH.transpose(0, 2, 3, 1), v_BLKH.transpose(0, 2, 1, 3))
+      else:
+        cache = _write(cache, k_BLKH, v_BLKH, positions_BL)
+      y_BLNH = attend(q_BLNH, cache.k_BKHS, cache.v_BKSH, sees, keys="BKHS", values="BKSH")
+    return Linear((c.width,), ("embed", "heads", "head_dim"), dtype=self.dtype, name="o")(y_BLNH), cache
 
 
 def _write(cache: LayerCache, k_BLKH: jax.Array, v_BLKH: jax.Array, positions_BL: jax.Array) -> LayerCache:
@@ -228,15 +203,14 @@ class Layer(nn.Module):
     x_BLD: jax.Array,
     positions_BL: jax.Array,
     rotary: tuple[jax.Array, jax.Array],
-    mask_BLS: jax.Array | None,
+    sees: Mask | Segments,
     cache: LayerCache | None = None,
-    segments_BL: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """[B, L, D] to the same shape, and the layer's cache; arguments as of `Attention`."""
     norm = lambda name: RMSNorm(self.config.norm_eps, name=name)
-    x_BLD = x_BLD if segments_BL is None else shard_rows(x_BLD)
+    x_BLD = shard_rows(x_BLD) if isinstance(sees, Segments) else x_BLD
     attention = Attention(self.config, self.dtype, self.fused, name="attention")
-    y_BLD, cache = attention(norm("attention_norm")(x_BLD), positions_BL, rotary, mask_BLS, cache, segments_BL)
+    y_BLD, cache = attention(norm("attention_norm")(x_BLD), positions_BL, rotary, sees, cache)
     x_BLD = x_BLD + y_BLD
     x_BLD = x_BLD + FeedForward(self.config, self.dtype, self.fused, name="mlp")(norm("mlp_norm")(x_BLD))
     return x_BLD, cache if self.keep else None
@@ -291,21 +265,22 @@ class Qwen2(nn.Module):
       raise ConfigError("a cache needs the layout of separate layers (scan=False); see cosyjax.layers.stack")
     # Behind the barrier the angles are computed once; fused, every layer would do it again.
     rotary = jax.lax.optimization_barrier(rotary_angles(positions_BL, c.head_dim, c.rope_theta))
-    mask_BLS = None
-    if segments_BL is None:
+    if segments_BL is not None:
+      sees = Segments(segments_BL)
+    else:
       slots = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
-      mask_BLS = causal_mask(positions_BL, slots)
+      sees = make_mask(causal_mask(positions_BL, slots))
     x_BLD = x_BLD.astype(self.dtype)
     layer = remat(Layer, self.remat, prevent_cse=not self.scan)
     if self.scan:
       stack = scanned(layer, c.layers, unroll=unrolled(c.layers))(c, self.dtype, self.fused, keep=False, name="layers")
-      x_BLD, cache = stack(x_BLD, positions_BL, rotary, mask_BLS, None, segments_BL)
+      x_BLD, cache = stack(x_BLD, positions_BL, rotary, sees, None)
     else:
       caches = []
       for i in range(c.layers):
         one = cache[i] if cache else None
         one_layer = layer(c, self.dtype, self.fused, name=f"layers_{i}")
-        x_BLD, new = one_layer(x_BLD, positions_BL, rotary, mask_BLS, one, segments_BL)
+        x_BLD, new = one_layer(x_BLD, positions_BL, rotary, sees, one)
         caches.append(new)
       cache = tuple(caches) if segments_BL is None else None
     return RMSNorm(c.norm_eps, name="norm")(x_BLD), cache

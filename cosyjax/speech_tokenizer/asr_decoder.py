@@ -12,21 +12,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cosyjax.layers.activations import gelu
+from cosyjax.layers.attention import Mask, attend, make_mask
 from cosyjax.layers.basic import LayerNorm, dense, embed
 from cosyjax.layers.masks import causal_mask, padding_mask
+from cosyjax.layers.positions import sinusoids
 from cosyjax.layers.remat import remat
-from cosyjax.speech_tokenizer.speech_encoder import attend, gelu, precision_of
+from cosyjax.speech_tokenizer.speech_encoder import precision_of
 from cosyjax.speech_tokenizer.units import UNITS
 
 KeysValues = tuple[jax.Array, jax.Array]  # [B, S, N, H] each
-_SLOWEST = 10_000.0
-
-
-def sinusoids(positions: jax.Array, width: int) -> jax.Array:
-  """Absolute positions as sines and cosines, float32 [..., width]."""
-  rates = jnp.exp(jnp.arange(width // 2, dtype=jnp.float32) * (-math.log(_SLOWEST) / (width // 2)))
-  angles = positions.astype(jnp.float32)[..., None] * rates
-  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class Decoder(nn.Module):
@@ -51,9 +46,9 @@ class Decoder(nn.Module):
 
     The encoder knows how far apart frames are, not where they stand; reading in order needs the latter.
     """
-    at_UD = sinusoids(jnp.arange(encoded_BUD.shape[1]), self.width)
-    placed_BUD = (encoded_BUD + at_UD).astype(self.dtype)
-    return [block.speech(placed_BUD) for block in self.blocks]
+    at_1UD = sinusoids(jnp.arange(encoded_BUD.shape[1])[None], self.width)
+    placed_BUD = (encoded_BUD + at_1UD).astype(self.dtype)
+    return [layer.speech(placed_BUD) for layer in self.blocks]
 
   def empty(self, batch: int, size: int) -> list[KeysValues]:
     """Caches for `size` units."""
@@ -82,15 +77,15 @@ class Decoder(nn.Module):
     """
     positions_L = start + jnp.arange(ids_BL.shape[1])
     scale = math.sqrt(self.width)  # embeddings are drawn small; sines are not
-    x_BLD = (scale * self.embedding(ids_BL) + sinusoids(positions_L, self.width)).astype(self.dtype)
+    x_BLD = (scale * self.embedding(ids_BL) + sinusoids(positions_L[None], self.width)).astype(self.dtype)
     size = ids_BL.shape[1] if cache is None else cache[0][0].shape[1]
-    own_1LS = causal_mask(positions_L, jnp.arange(size))[None]
-    heard_B1U = padding_mask(lengths_B, speech[0][0].shape[1])[:, None]
-    kept = []
-    for i, block in enumerate(self.blocks):
-      x_BLD, own = block(x_BLD, own_1LS, speech[i], heard_B1U, start, None if cache is None else cache[i])
-      kept.append(own)
-    return self.head(self.norm(x_BLD)).astype(jnp.float32), ([] if cache is None else kept)
+    own = make_mask(causal_mask(positions_L, jnp.arange(size))[None])
+    heard = make_mask(padding_mask(lengths_B, speech[0][0].shape[1])[:, None])
+    caches = []
+    for i, layer in enumerate(self.blocks):
+      x_BLD, keys_values = layer(x_BLD, own, speech[i], heard, start, None if cache is None else cache[i])
+      caches.append(keys_values)
+    return self.head(self.norm(x_BLD)).astype(jnp.float32), ([] if cache is None else caches)
 
 
 class DecoderLayer(nn.Module):
@@ -119,9 +114,9 @@ class DecoderLayer(nn.Module):
   def __call__(
     self,
     x_BLD: jax.Array,
-    own_1LS: jax.Array,
+    own_mask: Mask,
     speech: KeysValues,
-    heard_B1U: jax.Array,
+    speech_mask: Mask,
     start: jax.Array | int,
     cache: KeysValues | None,
   ) -> tuple[jax.Array, KeysValues]:
@@ -132,7 +127,7 @@ class DecoderLayer(nn.Module):
     if cache is not None:
       put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       own = put(cache[0], own[0]), put(cache[1], own[1])
-    x_BLD = x_BLD + self.own_out(attend(self.own_query(y_BLD), *own, own_1LS, precision))
+    x_BLD = x_BLD + self.own_out(attend(self.own_query(y_BLD), *own, own_mask, precision=precision))
     y_BLD = self.speech_norm(x_BLD)
-    x_BLD = x_BLD + self.speech_out(attend(self.speech_query(y_BLD), *speech, heard_B1U, precision))
+    x_BLD = x_BLD + self.speech_out(attend(self.speech_query(y_BLD), *speech, speech_mask, precision=precision))
     return x_BLD + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x_BLD)))), own

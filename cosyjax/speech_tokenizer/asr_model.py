@@ -18,17 +18,17 @@ import jax.numpy as jnp
 
 from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.errors import ConfigError
+from cosyjax.layers.activations import gelu
 from cosyjax.layers.basic import LayerNorm, dense
 from cosyjax.layers.remat import remat
 from cosyjax.speech_tokenizer import fsq
 from cosyjax.speech_tokenizer.asr_decoder import Decoder, KeysValues
 from cosyjax.speech_tokenizer.speech_encoder import (
-  Block,
+  Frames,
+  Layer,
   SpeechEncoder,
   SpeechTokenizer,
-  gelu,
   precision_of,
-  rope_tables,
 )
 from cosyjax.speech_tokenizer.speech_encoder import init_arguments as tokenizer_arguments
 from cosyjax.speech_tokenizer.units import CTC_UNITS
@@ -41,7 +41,7 @@ QUANTISERS = ("fsq", "vq")
 class AsrConfig:
   """What only training has: everything behind the tokens, and how it is weighed."""
 
-  layers: int = 6  # blocks of encoder 2
+  layers: int = 6  # of encoder 2
   decoder_layers: int = 6
   ctc_weight: float = 0.3  # the attention decoder weighs the rest
   ctc_rate: int = 2  # CTC frames to a token: bytes come faster than 25 Hz in Chinese, and in fast speech
@@ -108,7 +108,7 @@ class AsrTokenizer(nn.Module):
     else:
       self.encoder = SpeechEncoder(c, self.dtype, self.remat)
       self.codebook = VectorQuantiser(a.vq_codes, a.commitment, self.dtype)
-    self.upper = [remat(Block, self.remat)(c, self.dtype) for _ in range(a.layers)]
+    self.upper = [remat(Layer, self.remat)(c, self.dtype) for _ in range(a.layers)]
     self.upper_norm = LayerNorm()
     self.ctc_head = dense(a.ctc_rate * CTC_UNITS, ("embed", "vocab"), **exact)
     self.decoder = Decoder(c.width, c.heads, a.decoder_layers, self.dtype, self.remat)
@@ -133,9 +133,9 @@ class AsrTokenizer(nn.Module):
 
   def understand(self, lifted_BUD: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """Encoder 2: lifted codes to what CTC and the decoder read, [B, U, D]."""
-    rope = rope_tables(lifted_BUD.shape[1], self.config.width // self.config.heads)
-    for block in self.upper:
-      lifted_BUD = block(lifted_BUD, lengths_B, rope)
+    frames = Frames.of(lengths_B, lifted_BUD.shape[1], self.config)
+    for layer in self.upper:
+      lifted_BUD = layer(lifted_BUD, frames)
     return self.upper_norm(lifted_BUD)
 
   def ctc(self, encoded_BUD: jax.Array) -> jax.Array:

@@ -1,13 +1,13 @@
 """Speech tokenizer: 100 Hz log-mel to 25 Hz token ids (CosyVoice 2, paper 2.2).
 
-Two convolutions of stride two, then transformer blocks with rotary positions whose attention
+Two convolutions of stride two, then transformer layers with rotary positions whose attention
 carries an FSMN memory: a depthwise convolution over the values (Gao et al. 2020, SAN-M). The
-last block's output is projected to a few numbers per frame and quantised (`fsq`).
+last layer's output is projected to a few numbers per frame and quantised (`fsq`).
 
 Here T counts 100 Hz frames of the 16 kHz log-mel, four to a token.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,13 +15,15 @@ import jax.numpy as jnp
 
 from cosyjax.config import SpeechTokenizerConfig
 from cosyjax.errors import ConfigError
+from cosyjax.layers.activations import gelu
+from cosyjax.layers.attention import Mask, attend, make_mask
 from cosyjax.layers.basic import LayerNorm, conv, dense, named
 from cosyjax.layers.constrain import shard_rows
 from cosyjax.layers.masks import padding_mask
+from cosyjax.layers.positions import rotary_angles, rotate
 from cosyjax.layers.remat import remat
 from cosyjax.speech_tokenizer import fsq
 
-_MASKED = -1e10  # finite: a row of length zero has an even softmax, not NaN
 _ROPE_THETA = 10_000.0
 # Drawn small: where tanh saturates, training would get no gradient through it.
 _PROJECT_INIT = nn.initializers.variance_scaling(0.15, "fan_in", "truncated_normal")
@@ -33,7 +35,7 @@ def token_lengths(mel_lengths: jax.Array) -> jax.Array:
 
 
 class SpeechEncoder(nn.Module):
-  """Subsampling and transformer blocks, up to the point where quantisation happens."""
+  """Subsampling and transformer layers, up to the point where quantisation happens."""
 
   config: SpeechTokenizerConfig
   dtype: Any = jnp.float32
@@ -71,9 +73,9 @@ class SpeechEncoder(nn.Module):
       )(x_BTC)
       x_BTC = shard_rows(gelu(x_BTC))
       lengths_B = (lengths_B + 1) // 2
-    rope = rope_tables(x_BTC.shape[1], c.width // c.heads)
+    frames = Frames.of(lengths_B, x_BTC.shape[1], c)
     for i in range(c.layers):
-      x_BTC = remat(Block, self.remat)(c, self.dtype, name=f"layers_{i}")(x_BTC, lengths_B, rope)
+      x_BTC = remat(Layer, self.remat)(c, self.dtype, name=f"layers_{i}")(x_BTC, frames)
     return x_BTC, lengths_B
 
 
@@ -115,18 +117,39 @@ def init_arguments(config: SpeechTokenizerConfig) -> tuple[jax.Array, ...]:
   return jnp.zeros((1, 64, config.mel_bins)), jnp.array([64])
 
 
-class Block(nn.Module):
-  """Pre-norm transformer block: attention with memory, then a GELU feed-forward four times as wide."""
+class Frames(NamedTuple):
+  """What all layers of a stack know of a batch's frames.
+
+  Attributes:
+    valid_BU: bool, within the row's length.
+    mask: every frame sees the valid ones.
+    rotary: cosines and sines of positions.
+  """
+
+  valid_BU: jax.Array
+  mask: Mask
+  rotary: tuple[jax.Array, jax.Array]
+
+  @classmethod
+  def of(cls, lengths_B: jax.Array, size: int, config: SpeechTokenizerConfig) -> "Frames":
+    """Of rows of these lengths, padded to `size`."""
+    valid_BU = padding_mask(lengths_B, size)
+    rotary = rotary_angles(jnp.arange(size)[None], config.width // config.heads, _ROPE_THETA)
+    return cls(valid_BU, make_mask(valid_BU[:, None]), rotary)
+
+
+class Layer(nn.Module):
+  """Pre-norm transformer layer: attention with memory, then a GELU feed-forward four times as wide."""
 
   config: SpeechTokenizerConfig
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BUD: jax.Array, lengths_B: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """[B, U, D], valid frames [B] and rotary angles to [B, U, D]."""
+  def __call__(self, x_BUD: jax.Array, frames: Frames) -> jax.Array:
+    """[B, U, D] to the same, over a batch's `Frames`."""
     c, precision = self.config, precision_of(self.dtype)
     attention = MemoryAttention(c.heads, c.fsmn_kernel, self.dtype, name="attention")
-    x_BUD = x_BUD + attention(LayerNorm(epsilon=1e-6, name="attention_norm")(x_BUD), lengths_B, rope)
+    x_BUD = x_BUD + attention(LayerNorm(epsilon=1e-6, name="attention_norm")(x_BUD), frames)
     y_BUD = LayerNorm(epsilon=1e-5, name="mlp_norm")(x_BUD)
     y_BUF = dense(4 * c.width, ("embed", "mlp"), dtype=self.dtype, precision=precision, name="mlp_in")(y_BUD)
     out = dense(c.width, ("mlp", "embed"), dtype=self.dtype, precision=precision, name="mlp_out")
@@ -141,19 +164,18 @@ class MemoryAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BUD: jax.Array, lengths_B: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """[B, U, D], valid frames [B] and rotary angles to [B, U, D]."""
+  def __call__(self, x_BUD: jax.Array, frames: Frames) -> jax.Array:
+    """[B, U, D] to the same, over a batch's `Frames`."""
     width, precision = x_BUD.shape[-1], precision_of(self.dtype)
     split = {"features": (self.heads, width // self.heads), "axes": ("embed", "heads", "head_dim")}
     split |= {"dtype": self.dtype, "precision": precision}
-    q_BUNH = _rotate(dense(**split, name="query")(x_BUD), rope)
-    k_BUNH = _rotate(dense(**split, bias=False, name="key")(x_BUD), rope)
+    q_BUNH = rotate(dense(**split, name="query")(x_BUD), frames.rotary)
+    k_BUNH = rotate(dense(**split, bias=False, name="key")(x_BUD), frames.rotary)
     v_BUNH = dense(**split, name="value")(x_BUD)
-    valid_BU = padding_mask(lengths_B, x_BUD.shape[1])
-    y_BUNH = attend(q_BUNH, k_BUNH, v_BUNH, valid_BU[:, None], precision)
+    y_BUNH = attend(q_BUNH, k_BUNH, v_BUNH, frames.mask, precision=precision)
     join = {"axis": (-2, -1), "axes": ("heads", "head_dim", "embed"), "dtype": self.dtype, "precision": precision}
     y_BUD = dense(width, **join, name="out")(y_BUNH)
-    return y_BUD + self._memory(v_BUNH, valid_BU).reshape(x_BUD.shape)
+    return y_BUD + self._memory(v_BUNH, frames.valid_BU).reshape(x_BUD.shape)
 
   def _memory(self, v_BUNH: jax.Array, valid_BU: jax.Array) -> jax.Array:
     """Each value plus a depthwise convolution of the values around it."""
@@ -165,41 +187,6 @@ class MemoryAttention(nn.Module):
     frames = v_BUNH.shape[1]
     # A sum of shifted products fuses into one loop; a grouped convolution does not on CPU.
     return v_BUNH + sum(padded[:, i : i + frames] * taps_KNH[i] for i in range(self.kernel))
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, precision: Any) -> jax.Array:
-  """Softmax attention: q [B, U, N, H], k and v [B, S, N, H]. The softmax and what it weighs stay in float32.
-
-  Args:
-    mask: True where a query may see a key, [B or 1, U or 1, S].
-  """
-  exact = {"precision": precision, "preferred_element_type": jnp.float32}
-  logits_BNUS = jnp.einsum("BUNH,BSNH->BNUS", q * q.shape[-1] ** -0.5, k, **exact)
-  logits_BNUS = jnp.where(mask[:, None], logits_BNUS, _MASKED)
-  weights_BNUS = jnp.exp(logits_BNUS - jnp.max(logits_BNUS, axis=-1, keepdims=True))
-  # Dividing the weighted values, not the weights, saves a pass over [U, S].
-  y_BNUH = jnp.einsum("BNUS,BSNH->BNUH", weights_BNUS.astype(v.dtype), v, **exact)
-  y_BNUH = y_BNUH / jnp.sum(weights_BNUS, axis=-1, keepdims=True)
-  return y_BNUH.astype(v.dtype).transpose(0, 2, 1, 3)
-
-
-def rope_tables(size: int, head_dim: int) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines [size, 1, head_dim / 2] of rotary positions, theta 10000, in float32."""
-  rates = 1.0 / (_ROPE_THETA ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim))
-  angles = jnp.arange(size, dtype=jnp.float32)[:, None, None] * rates
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rotate(x_BUNH: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates the pair (h, h + H/2) of each head by its position's angle."""
-  cos, sin = rope
-  a, b = jnp.split(x_BUNH.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BUNH.dtype)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-  """Exact GELU through erf, which is faster on CPU than the complement that `jax.nn.gelu` uses."""
-  return (0.5 * x * (1.0 + jax.lax.erf(x * 0.7071067811865476))).astype(x.dtype)
 
 
 def _zero_padding(x_BTC: jax.Array, lengths_B: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from cosyjax.errors import ConfigError
 from cosyjax.layers.basic import named
+from cosyjax.vocoder.layer_plan import ConvShape, UpConvShape
 
 Dtype = Any
 _small = nn.initializers.normal(stddev=0.01)  # as HiFi-GAN: a residual block starts close to the identity
@@ -24,11 +25,6 @@ _SINE = tuple(
   .convert(kind=np.polynomial.Polynomial)
   .coef.tolist()
 )
-
-
-def same_padding(kernel: int, dilation: int = 1) -> list[tuple[int, int]]:
-  """Zeros on either side that keep the number of frames, for an odd kernel."""
-  return [((kernel - 1) * dilation // 2,) * 2]
 
 
 def take(x_BT: jax.Array, start_B: jax.Array, count: int) -> jax.Array:
@@ -60,22 +56,19 @@ class Snake(nn.Module):
 
 def frame_conv(
   features: int,
-  kernel: int,
+  shape: ConvShape,
   *,
-  stride: int = 1,
-  dilation: int = 1,
-  padding: Any = None,
   init: Callable = _small,
   dtype: Dtype = jnp.float32,
   name: str | None = None,
 ) -> nn.Conv:
-  """Convolution over [B, T, C] that starts small; keeps the frames unless told otherwise."""
+  """Convolution over [B, T, C]; starts small unless told otherwise."""
   return nn.Conv(
     features,
-    (kernel,),
-    strides=stride,
-    kernel_dilation=dilation,
-    padding=same_padding(kernel, dilation) if padding is None else padding,
+    (shape.kernel,),
+    strides=shape.stride,
+    kernel_dilation=shape.dilation,
+    padding=[(shape.before, shape.after)],
     dtype=dtype,
     kernel_init=named(init, None, "conv_in", "conv_out"),
     bias_init=named(nn.initializers.zeros, "conv_out"),
@@ -91,13 +84,11 @@ class UpConv(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel: output frames that one input frame reaches; `kernel - rate` is even.
-    rate: output frames for an input frame.
+    shape: output frames that one input frame reaches (`kernel`), and output frames for an input frame (`rate`).
   """
 
   features: int
-  kernel: int
-  rate: int
+  shape: UpConvShape
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -107,47 +98,46 @@ class UpConv(nn.Module):
     Raises:
       ConfigError: the kernel is shorter than the rate, or the two differ by an odd number.
     """
-    if self.kernel < self.rate or (self.kernel - self.rate) % 2:
-      raise ConfigError(f"upsampling by {self.rate}: the kernel must be longer by an even number, found {self.kernel}")
+    taps_out, rate = self.shape
+    if taps_out < rate or (taps_out - rate) % 2:
+      raise ConfigError(f"upsampling by {rate}: the kernel must be longer by an even number, found {taps_out}")
     batch, frames, channels = x_BTC.shape
-    shape = (self.kernel, channels, self.features)
+    shape = (taps_out, channels, self.features)
     kernel_KIO = self.param("kernel", named(_small, None, "conv_in", "conv_out"), shape, jnp.float32)
     bias_C = self.param("bias", named(nn.initializers.zeros, "conv_out"), (self.features,), jnp.float32)
     # Input frame t reaches output frames rate*t - pad + j, j < kernel. Zeros around the kernel
-    # bring j to rate*(reach + d) + r: output r of frame t + d.
-    pad = (self.kernel - self.rate) // 2
-    reach = -(-pad // self.rate)
-    side = self.rate * reach - pad
-    kernel_KIO = jnp.pad(kernel_KIO, ((side, side), (0, 0), (0, 0))).astype(self.dtype)
-    taps = 2 * reach + 1
-    kernel_DRIO = kernel_KIO.reshape(taps, self.rate, channels, self.features)[:, ::-1]
-    kernel_DIP = kernel_DRIO.transpose(0, 2, 1, 3).reshape(taps, channels, self.rate * self.features)
+    # bring j to rate*(sides + d) + r: output r of frame t + d.
+    pad = (taps_out - rate) // 2
+    sides = -(-pad // rate)  # input frames on either side
+    extra = rate * sides - pad
+    kernel_KIO = jnp.pad(kernel_KIO, ((extra, extra), (0, 0), (0, 0))).astype(self.dtype)
+    taps = 2 * sides + 1
+    kernel_DRIO = kernel_KIO.reshape(taps, rate, channels, self.features)[:, ::-1]
+    kernel_DIP = kernel_DRIO.transpose(0, 2, 1, 3).reshape(taps, channels, rate * self.features)
     y_BTP = jax.lax.conv_general_dilated(
-      x_BTC.astype(self.dtype), kernel_DIP, (1,), [(reach, reach)], dimension_numbers=("NWC", "WIO", "NWC")
+      x_BTC.astype(self.dtype), kernel_DIP, (1,), [(sides, sides)], dimension_numbers=("NWC", "WIO", "NWC")
     )
-    return y_BTP.reshape(batch, frames * self.rate, self.features) + bias_C.astype(self.dtype)
+    return y_BTP.reshape(batch, frames * rate, self.features) + bias_C.astype(self.dtype)
 
 
 class ResBlock(nn.Module):
   """Pairs of a dilated and a plain convolution, each after a Snake, added to the input (HiFi-GAN, MRF).
 
   Attributes:
-    kernel: taps of every convolution.
-    dilations: of the first convolution of each pair.
+    layers: two convolutions of each pair, one after the other.
   """
 
-  kernel: int
-  dilations: tuple[int, ...]
+  layers: tuple[ConvShape, ...]
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTC: jax.Array, mask_BT1: jax.Array) -> jax.Array:
     """[B, T, C] to the same shape; zero where `mask_BT1` is false, given the same of x."""
     channels = x_BTC.shape[-1]
-    for i, dilation in enumerate(self.dilations):
+    for i, (first, second) in enumerate(zip(self.layers[::2], self.layers[1::2], strict=True)):
       y_BTC = Snake(name=f"snake_{i}_in")(x_BTC)
-      y_BTC = frame_conv(channels, self.kernel, dilation=dilation, dtype=self.dtype, name=f"conv_{i}_in")(y_BTC)
+      y_BTC = frame_conv(channels, first, dtype=self.dtype, name=f"conv_{i}_in")(y_BTC)
       y_BTC = Snake(name=f"snake_{i}_out")(jnp.where(mask_BT1, y_BTC, 0))
-      y_BTC = frame_conv(channels, self.kernel, dtype=self.dtype, name=f"conv_{i}_out")(y_BTC)
+      y_BTC = frame_conv(channels, second, dtype=self.dtype, name=f"conv_{i}_out")(y_BTC)
       x_BTC = jnp.where(mask_BT1, x_BTC + y_BTC, 0)
     return x_BTC

@@ -25,7 +25,7 @@ from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.blocks import take
 from cosyjax.vocoder.hift import Vocoder
-from cosyjax.vocoder.receptive_field import reach
+from cosyjax.vocoder.receptive_field import receptive_field
 from cosyjax.vocoder.source import phase_steps, request_phase_noise
 
 
@@ -66,22 +66,22 @@ class Exact:
   early: int = 0
 
   def __post_init__(self):
-    if not 0 <= self.early <= reach(self.config).look_ahead:
-      raise ConfigError(f"early: expected 0 to {reach(self.config).look_ahead} frames, found {self.early}")
+    if not 0 <= self.early <= receptive_field(self.config).lookahead:
+      raise ConfigError(f"early: expected 0 to {receptive_field(self.config).lookahead} frames, found {self.early}")
 
   @property
-  def look_ahead(self) -> int:
+  def lookahead(self) -> int:
     """Frames held back until the last step."""
-    return reach(self.config).look_ahead - self.early
+    return receptive_field(self.config).lookahead - self.early
 
   @property
   def context(self) -> int:
     """Frames kept before those held back."""
-    return reach(self.config).context
+    return receptive_field(self.config).context
 
   def empty(self, batch: int) -> ExactState:
     """State of `batch` rows that have seen nothing."""
-    frames = self.context + self.look_ahead
+    frames = self.context + self.lookahead
     return ExactState(
       mel_BTM=jnp.zeros((batch, frames, self.config.mel_bins)),
       f0_BT=jnp.zeros((batch, frames)),
@@ -125,17 +125,17 @@ class Exact:
       zero_noise: no noise at all; `keys_B` is not read.
 
     Returns:
-      the new state, audio [B, A] with A = hop (T + look_ahead), or hop T if `last_B` is None,
+      the new state, audio [B, A] with A = hop (T + lookahead), or hop T if `last_B` is None,
       0 past each row's end, and samples given in each row, int32 [B].
     """
-    look, hop, row = self.look_ahead, self.config.samples_per_frame, _gather(state, rows_B)
+    look, hop, row = self.lookahead, self.config.samples_per_frame, _gather(state, rows_B)
     kept, frames = row.mel_BTM.shape[1], mel_BTM.shape[1]
     width = kept + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
     window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
 
     # f0 near the window's left edge lacks the frames before it; there it is known from earlier steps.
-    final = lambda counts_B: padding_mask(counts_B - reach(self.config).f0, width)
+    final = lambda counts_B: padding_mask(counts_B - receptive_field(self.config).f0, width)
     f0_BT = jnp.pad(row.f0_BT, ((0, 0), (0, frames)))
     f0_BT = jnp.where(final(row.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
     phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.audio.stft import frame, reflect_pad
-from cosyjax.audio.tables import dft, hann_window
+from cosyjax.audio.stft import frame, reflect_pad, rfft
+from cosyjax.audio.tables import hann_window
 from cosyjax.layers.basic import named
+from cosyjax.layers.platforms import form
 
 Scores = dict[str, jax.Array]
 Features = dict[str, tuple[jax.Array, ...]]
@@ -89,7 +90,7 @@ class NormConv(nn.Module):
     x, weight = x.astype(self.dtype), weight.astype(self.dtype)
     plain = functools.partial(strided_conv, stride=self.stride)
     if len(self.kernel) == 2:
-      y = jax.lax.platform_dependent(x, weight, tpu=functools.partial(conv_by_rows, stride=self.stride), default=plain)
+      y = form("convolution by rows", functools.partial(conv_by_rows, stride=self.stride), plain)(x, weight)
     else:
       y = plain(x, weight)
     return y + bias_C.astype(self.dtype)
@@ -231,16 +232,7 @@ def magnitudes(wave_BA: jax.Array, n_fft: int, hop: int, window: int) -> jax.Arr
   """
   wave_BA = reflect_pad(wave_BA.astype(jnp.float32), window // 2)
   frames_BTA = frame(wave_BA, window, hop) * hann_window(window)
-
-  def by_product(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    both = jnp.dot(x, dft(n_fft)[:window], precision=jax.lax.Precision.HIGHEST)
-    return both[..., : n_fft // 2 + 1], both[..., n_fft // 2 + 1 :]
-
-  def by_fft(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    spectrum = jnp.fft.rfft(x, n_fft)
-    return spectrum.real, spectrum.imag
-
-  real_BTC, imag_BTC = jax.lax.platform_dependent(frames_BTA, tpu=by_product, default=by_fft)
+  real_BTC, imag_BTC = rfft(frames_BTA, n_fft)
   return jnp.sqrt(jnp.maximum(real_BTC**2 + imag_BTC**2, np.float32(_QUIET)))
 
 

@@ -1,4 +1,4 @@
-"""Fundamental frequency from mel: five convolutions and a linear read-out."""
+"""Fundamental frequency from mel: convolutions and a linear read-out."""
 
 import flax.linen as nn
 import jax
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
-
-LAYERS = 5
+from cosyjax.vocoder.layer_plan import F0_LAYERS
 
 
 class F0Predictor(nn.Module):
@@ -33,8 +32,9 @@ class F0Predictor(nn.Module):
     options = dict(dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)
     mask_BT = padding_mask(lengths_B, mel_BTM.shape[1])
     x_BTC = jnp.where(mask_BT[..., None], mel_BTM.astype(jnp.float32), 0)
-    for i in range(LAYERS):
-      x_BTC = nn.elu(conv(self.channels, 3, padding=[(1, 1)], name=f"conv_{i}", **options)(x_BTC))
+    for i, layer in enumerate(F0_LAYERS):
+      padding = [(layer.before, layer.after)]
+      x_BTC = nn.elu(conv(self.channels, layer.kernel, padding=padding, name=f"conv_{i}", **options)(x_BTC))
       x_BTC = jnp.where(mask_BT[..., None], x_BTC, 0)
     f0_BT = jnp.abs(dense(1, ("conv_in", None), name="out", **options)(x_BTC)[..., 0])
     return jnp.where(mask_BT, f0_BT, 0)

@@ -17,9 +17,10 @@ from cosyjax.audio.stft import hann_window, istft, stft
 from cosyjax.config import VocoderConfig
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
-from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, same_padding, take
+from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, take
 from cosyjax.vocoder.f0 import F0Predictor
-from cosyjax.vocoder.receptive_field import block_reach, reach
+from cosyjax.vocoder.layer_plan import LevelPlan, generator_plan
+from cosyjax.vocoder.receptive_field import chained, receptive_field
 from cosyjax.vocoder.source import harmonic_source
 
 _LAST_SLOPE = 0.01  # the slope before the last convolution is PyTorch's default, not the configured one
@@ -52,43 +53,53 @@ class Generator(nn.Module):
       source_BA: harmonic source [B, A], A = hop T, `samples_per_frame` being the hop.
       lengths_B: valid mel frames of each row, int32 [B].
       part: (first_B, count): only the audio of the `count` frames from frame `first_B` on is
-        wanted, A = hop `count`. Later stages, which see less far, then leave out the rest.
+        wanted, A = hop `count`. Later levels, which see less far, then leave out the rest.
     """
     c, hop = self.config, self.config.samples_per_frame
-    # Where x begins, in its stage's frames from the first, and its lengths counted from there.
+    plan = generator_plan(c)
+    # Where x begins, in its level's frames from the first, and its lengths counted from there.
     origin_B = None if part is None else jnp.zeros_like(lengths_B)
     window = hann_window(c.n_fft)
     parts = stft(source_BA, window, c.n_fft, c.hop, lengths_B=lengths_B * hop)
     spectrum_BKC = jnp.concatenate(parts, axis=-1).astype(self.dtype)
-    frames, stages = mel_BTM.shape[1], len(c.upsample_rates)
+    frames, levels = mel_BTM.shape[1], plan.levels
     x_BTC = jnp.where(padding_mask(lengths_B, frames)[..., None], mel_BTM, 0).astype(self.dtype)
-    x_BTC = conv(c.channels, 7, padding=same_padding(7), dtype=self.dtype, name="conv_in")(x_BTC)
+    x_BTC = conv(
+      c.channels,
+      plan.conv_in.kernel,
+      padding=[(plan.conv_in.before, plan.conv_in.after)],
+      dtype=self.dtype,
+      name="conv_in",
+    )(x_BTC)
     mask_BT1 = padding_mask(lengths_B, frames)[..., None]
-    for i, (rate, kernel) in enumerate(zip(c.upsample_rates, c.upsample_kernels, strict=True)):
-      channels, last, scale = c.channels // 2 ** (i + 1), i == stages - 1, math.prod(c.upsample_rates[: i + 1])
+    for i, level in enumerate(levels):
+      channels, last, scale = c.channels // 2 ** (i + 1), i == len(levels) - 1, math.prod(c.upsample_rates[: i + 1])
+      rate = level.up.rate
       x_BTC = nn.leaky_relu(jnp.where(mask_BT1, x_BTC, 0), c.leaky_slope)
-      x_BTC = UpConv(channels, kernel, rate, self.dtype, name=f"up_{i}")(x_BTC)
+      x_BTC = UpConv(channels, level.up, self.dtype, name=f"up_{i}")(x_BTC)
       frames, lengths_B = frames * rate, lengths_B * rate
       origin_B = None if part is None else origin_B * rate
       if last:  # the STFT has one frame more than there are hops: the second frame is put before the first
         x_BTC = jnp.concatenate([x_BTC[:, 1:2], x_BTC], axis=1)
         frames, lengths_B = frames + 1, lengths_B + 1
       mask_BT1 = padding_mask(lengths_B, frames)[..., None]
-      s_BTC = self._source(spectrum_BKC, channels, i, lengths_B, origin_B, frames)
+      s_BTC = self._source(spectrum_BKC, channels, i, level, lengths_B, origin_B, frames)
       x_BTC = jnp.where(mask_BT1, x_BTC + s_BTC, 0)
       blocks = [
-        ResBlock(size, dilations, self.dtype, name=f"block_{i}_{j}")(x_BTC, mask_BT1)
-        for j, (size, dilations) in enumerate(zip(c.resblock_kernels, c.resblock_dilations, strict=True))
+        ResBlock(layers, self.dtype, name=f"block_{i}_{j}")(x_BTC, mask_BT1) for j, layers in enumerate(level.resblocks)
       ]
       x_BTC = sum(blocks[1:], blocks[0]) / len(blocks)
       if part is not None and not last:
-        before, after = reach(c).stages[i]
+        before, after = receptive_field(c).levels[i]
         size = min(before + part[1] * scale + after, frames)
         start_B = jnp.clip(part[0] * scale - before - origin_B, 0, frames - size)
         x_BTC, mask_BT1 = take(x_BTC, start_B, size), take(mask_BT1, start_B, size)
         frames, lengths_B, origin_B = size, lengths_B - start_B, origin_B + start_B
     x_BTC = frame_conv(
-      c.n_fft + 2, 7, init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"), name="conv_out"
+      c.n_fft + 2,
+      plan.conv_out,
+      init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+      name="conv_out",
     )(nn.leaky_relu(x_BTC, _LAST_SLOPE).astype(jnp.float32))
     bins = c.n_fft // 2 + 1
     magnitude_BKF = jnp.exp(jnp.minimum(x_BTC[..., :bins], _MAX_LOG_MAGNITUDE))
@@ -103,26 +114,24 @@ class Generator(nn.Module):
     self,
     spectrum_BKC: jax.Array,
     channels: int,
-    stage: int,
+    number: int,
+    level: LevelPlan,
     lengths_B: jax.Array,
     origin_B: jax.Array | None,
     frames: int,
   ) -> jax.Array:
-    """What the source's spectrum [B, K, C] adds to one stage: `frames` frames from `origin_B` on."""
-    c = self.config
-    stride = math.prod(c.upsample_rates[stage + 1 :])
-    kernel, pad = (1, 0) if stride == 1 else (2 * stride, stride // 2)
-    s_BTC = conv(channels, kernel, stride=stride, padding=[(pad, pad)], dtype=self.dtype, name=f"source_down_{stage}")(
-      spectrum_BKC
-    )
-    kernel, dilations = c.source_kernels[stage], c.source_dilations[stage]
-    if origin_B is not None:  # the block sees to either side
-      side = block_reach(kernel, dilations)
+    """What the source's spectrum [B, K, C] adds to one level: `frames` frames from `origin_B` on."""
+    shape, name = level.source, f"source_down_{number}"
+    padding = [(shape.before, shape.after)]
+    down = conv(channels, shape.kernel, stride=shape.stride, padding=padding, dtype=self.dtype, name=name)
+    s_BTC = down(spectrum_BKC)
+    if origin_B is not None:  # the residual block sees to either side
+      side = chained(level.source_resblock, (0, 0))[1]
       size = min(frames + 2 * side, s_BTC.shape[1])
       start_B = jnp.clip(origin_B - side, 0, s_BTC.shape[1] - size)
       s_BTC, lengths_B, origin_B = take(s_BTC, start_B, size), lengths_B + origin_B - start_B, origin_B - start_B
     mask_BT1 = padding_mask(lengths_B, s_BTC.shape[1])[..., None]
-    block = ResBlock(kernel, dilations, self.dtype, name=f"source_block_{stage}")
+    block = ResBlock(level.source_resblock, self.dtype, name=f"source_block_{number}")
     s_BTC = block(jnp.where(mask_BT1, s_BTC, 0), mask_BT1)
     return s_BTC if origin_B is None else take(s_BTC, origin_B, frames)
 

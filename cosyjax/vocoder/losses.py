@@ -7,10 +7,9 @@ and none of that changes the others' losses.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cosyjax.audio.stft import reflect_pad, stft
-from cosyjax.audio.tables import hann_window, slaney_filters
+from cosyjax.audio import spectra
+from cosyjax.audio.tables import slaney_filters
 from cosyjax.config import VocoderConfig
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder.discriminators import Features, Scores
@@ -89,17 +88,8 @@ def mel_loss(
 
 
 def log_mel(wave_BA: jax.Array, n_fft: int, bins: int, sample_rate: int) -> jax.Array:
-  """Log mel [B, 4 A // n_fft, bins] of audio up to half its rate, a frame every quarter of a window.
-
-  `cosyjax.audio.mel_spectrogram` without `fmax` for that window and hop, but that a row's end is the array's.
-  """
-  hop = n_fft // 4
-  wave_BA = reflect_pad(wave_BA.astype(jnp.float32), (n_fft - hop) // 2)
-  real_BTC, imag_BTC = stft(wave_BA, hann_window(n_fft), n_fft, hop, center=False)
-  amplitude_BTC = jnp.sqrt(real_BTC**2 + imag_BTC**2 + np.float32(1e-9))
-  filters_CM = slaney_filters(sample_rate, n_fft, bins)
-  mel_BTM = jnp.dot(amplitude_BTC, filters_CM, precision=jax.lax.Precision.HIGHEST)
-  return jnp.log(jnp.maximum(mel_BTM, 1e-5))
+  """Log mel [B, 4 A // n_fft, bins] of audio up to half its rate, a frame every quarter of a window."""
+  return spectra.log_mel(wave_BA, n_fft, n_fft, n_fft // 4, slaney_filters(sample_rate, n_fft, bins))
 
 
 def f0_loss(target_BT: jax.Array, f0_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
