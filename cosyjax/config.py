@@ -98,7 +98,7 @@ class SpeechVocab:
 
   @property
   def fill_id(self) -> int:
-    """Id that asks for the next group of streamed text."""
+    """Id after which the next group of streamed text follows."""
     return self.codebook_size + self.fill
 
   @property

@@ -124,7 +124,7 @@ def measure(model: Synthesizer, shape: Shape) -> dict[str, float]:
   requests = [Request("", voice, shape.seed + i).resolved(config) for i in range(shape.batch)]
 
   def decode(count: int) -> list[Any]:
-    sequence = KnownText(config.lm, [], text, tokens_U[:prompt], count, count).opening()
+    sequence = KnownText(config.lm, [], text, tokens_U[:prompt], count, count).prefill()
     return offline.decode(loaded, [(sequence, request, 0) for request in requests])
 
   chunks = lambda new: [Chunk(request, tokens_U[prompt : prompt + new], new) for request in requests]

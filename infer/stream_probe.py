@@ -140,7 +140,7 @@ def needed_text(
         if part.last:
           layout.close()
     while spoken < tokens:
-      append = layout.next(spoken) if opened else layout.opening()
+      append = layout.extend(spoken) if opened else layout.prefill()
       if append is None:
         break
       opened, spoken = True, append.max_tokens

@@ -48,8 +48,8 @@ def batch():
 @pytest.fixture(scope="module")
 def forward(params):
   """Batch -> everything that the losses compare."""
-  hear = quick_jit(lambda batch: asr_loss.hear(MODULE, params, batch))
-  return lambda batch: hear(batch)
+  run = quick_jit(lambda batch: asr_loss.outputs(MODULE, params, batch))
+  return lambda batch: run(batch)
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +162,9 @@ def apart(params, batch):
 
   @quick_jit
   def compare(one):
-    heard = asr_loss.hear(MODULE, params, one)
-    fits = ctc.feasible(MODULE.asr.ctc_rate * heard.quantised.lengths_B, one["units_BL"], one["unit_lengths_B"])[0]
-    return asr_loss.compare(MODULE.asr, heard, one).metrics, fits
+    found = asr_loss.outputs(MODULE, params, one)
+    fits = ctc.feasible(MODULE.asr.ctc_rate * found.quantised.lengths_B, one["units_BL"], one["unit_lengths_B"])[0]
+    return asr_loss.compare(MODULE.asr, found, one).metrics, fits
 
   def price(row: int, ids: list[int]) -> tuple[float, float]:
     one = {name: batch[name][row : row + 1] for name in ("log_mel_BTM", "lengths_B", "f0_BT")}

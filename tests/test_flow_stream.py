@@ -153,7 +153,7 @@ def step(flow):
   return checked
 
 
-open_rows = jax.jit(state_lib.open_rows, donate_argnums=0)
+open_slots = jax.jit(state_lib.open_slots, donate_argnums=0)
 take = jax.jit(state_lib.take, static_argnums=(2, 3))
 insert = jax.jit(state_lib.insert, static_argnums=3, donate_argnums=0)
 
@@ -181,7 +181,7 @@ def test_streams_of_any_cut_give_the_mel_of_one_pass(draw, whole, new, step, see
   while waiting or running:
     while waiting and free and (not running or rng.random() < 0.7):
       stream, slot = waiting.pop(0), free.pop(int(rng.integers(len(free))))
-      state = open_rows(state, np.arange(B) == slot)
+      state = open_slots(state, np.arange(B) == slot)
       running[stream] = (slot, streams[stream].cut(rng))
     chosen = [int(i) for i in rng.permutation(list(running))[: rng.integers(1, b + 1)]]
     group: list[int | None] = [*chosen, *[None] * (b - len(chosen))]
@@ -321,7 +321,7 @@ def test_prompt_computed_once_goes_on_as_if_computed_in_place(draw, whole, new, 
 
 
 def test_inserting_what_does_not_fit_is_refused(new):
-  with pytest.raises(ConfigError, match=r"1 row of at most 104 frames and 52 tokens, found \(1, 106, 53\)"):
+  with pytest.raises(ConfigError, match=r"1 slot of at most 104 frames and 52 tokens, found \(1, 106, 53\)"):
     state_lib.insert(new(), new(1, S + 2), 0)
   with pytest.raises(ConfigError, match="found \\(3, "):
     state_lib.insert(new(), new(), 0)
@@ -346,7 +346,7 @@ def test_window_is_full_history_when_wide_and_near_it_when_narrow(draw, whole, n
   pinned = RATE * 6
 
   def run(window, frames, pinned=pinned):
-    state = open_rows(new(frames=frames, tokens=S // RATE), np.ones(B, bool), pinned)
+    state = open_slots(new(frames=frames, tokens=S // RATE), np.ones(B, bool), pinned)
     return follow(step, state, 1, stream, stream.cut(), window)
 
   _, wide = run(4, S)

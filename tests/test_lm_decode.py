@@ -38,7 +38,7 @@ def small_rows(count=5, seed=0):
   rng = np.random.default_rng(seed)
   pick = lambda size, top: rng.integers(0, top, size)
   return [
-    sequence.known_text_row(pick(i, 64), pick(2 + i, 64), pick(3 * i % 7, 40), config=SMALL) for i in range(count)
+    sequence.known_text_sequence(pick(i, 64), pick(2 + i, 64), pick(3 * i % 7, 40), config=SMALL) for i in range(count)
   ]
 
 
@@ -48,7 +48,9 @@ def keys(*seeds):
 
 
 def golden_request(data):
-  row = sequence.known_text_row(data["prompt_text"][0], data["text"][0], data["prompt_speech"][0], config=LMConfig())
+  row = sequence.known_text_sequence(
+    data["prompt_text"][0], data["text"][0], data["prompt_speech"][0], config=LMConfig()
+  )
   size = data["text"].shape[1]
   return row, size * int(data["min_ratio"]), size * int(data["max_ratio"])
 
@@ -147,7 +149,7 @@ class TestState:
   def start(self, small):
     """Programs of the small model and a state of three rows, one of them idle."""
     model, params = small
-    rows = sequence.pad_rows(small_rows(2), length=16, batch=3)
+    rows = sequence.pad_sequences(small_rows(2), length=16, batch=3)
     begin = jax.jit(lambda *a: decode.prefill(model, params, *a, keys(1, 2, 3), capacity=64))
     args = (rows.ids_BL, rows.token_types_BL, rows.lengths_B, jnp.array([9, 9, 0]), jnp.array([12, 30, 0]))
     steps = {n: jax.jit(lambda s, n=n: decode.decode_steps(model, params, s, n)) for n in (1, 40)}
@@ -190,11 +192,11 @@ def test_appending_pieces_equals_one_prompt(small):
   (ids, kinds), other = small_rows(5)[4], small_rows(5)[1]
   assert len(ids) == 17
   bounds = jnp.array([0, 0]), jnp.array([20, 20])
-  whole = sequence.pad_rows([(ids, kinds), other], length=20)
+  whole = sequence.pad_sequences([(ids, kinds), other], length=20)
   begin = jax.jit(lambda rows, lengths: decode.prefill(model, params, *rows, lengths, *bounds, keys(1, 2), capacity=48))
   expected = begin((whole.ids_BL, whole.token_types_BL), whole.lengths_B)
 
-  first = sequence.pad_rows([(ids[:5], kinds[:5]), other], length=20)
+  first = sequence.pad_sequences([(ids[:5], kinds[:5]), other], length=20)
   state = begin((first.ids_BL, first.token_types_BL), first.lengths_B)
   untouched = int(state.last_B[1])
   extend = jax.jit(lambda state, *a: decode.extend(model, params, state, *a))
@@ -206,7 +208,7 @@ def test_appending_pieces_equals_one_prompt(small):
       draws_B=state.draws_B.at[0].set(0),
       recent_BW=jnp.full_like(state.recent_BW, -1).at[1].set(state.recent_BW[1]),
     )
-    piece = sequence.pad_rows([(ids[start:stop], kinds[start:stop]), (ids[:0], kinds[:0])], length=6)
+    piece = sequence.pad_sequences([(ids[start:stop], kinds[start:stop]), (ids[:0], kinds[:0])], length=6)
     state = extend(state, piece.ids_BL, piece.token_types_BL, piece.lengths_B)
     assert int(state.last_B[1]) == untouched and int(state.counts_B[1]) <= 1
   assert state.filled_B.tolist() == whole.lengths_B.tolist()
@@ -232,12 +234,12 @@ def test_appending_feeds_the_last_token_first_and_revives_a_stopped_row(small):
       capacity=48,
     )
   )()
-  state = jax.jit(lambda s: decode.decode_steps(model, params, s, 9))(begin(sequence.pad_rows([row]), 3))
+  state = jax.jit(lambda s: decode.decode_steps(model, params, s, 9))(begin(sequence.pad_sequences([row]), 3))
   assert state.ended_B.tolist() == [decode.LENGTH]  # a driver pauses a row by its length
   spoken = np.asarray(state.tokens_BU[0, :3])
   text = sequence.text_tokens([1, 2, 3, 4, 5])
   extend = jax.jit(lambda s, *a: decode.extend(model, params, s, *a))
-  piece = sequence.pad_rows([text])
+  piece = sequence.pad_sequences([text])
   state = extend(state.replace(max_tokens_B=jnp.array([20])), piece.ids_BL, piece.token_types_BL, piece.lengths_B)
   assert state.ended_B.tolist() == [decode.RUNNING] and int(state.counts_B[0]) == 4
 

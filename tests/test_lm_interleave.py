@@ -94,14 +94,14 @@ def test_short_texts_come_to_an_end(small, prompt, size):
 
 def drive(row, script, ended=decode.FILL):
   """Plays a row that waits (`ended`) after as many ids as the script says each time."""
-  appends, append, emitted = [], row.opening(), 0
+  appends, append, emitted = [], row.prefill(), 0
   while append is not None:
     appends.append(append)
     if append.mode == decode.CLOSED:
       break
     emitted += min(next(script), append.max_tokens - emitted)
     assert not row.finished(ended)
-    append = row.next(emitted)
+    append = row.extend(emitted)
   return appends
 
 
@@ -148,29 +148,29 @@ class TestInterleaver:
 
   def test_with_a_prompt(self):
     row = self.make("icl", [1], closed=False)
-    first = row.opening()
+    first = row.prefill()
     assert tokens_of(first) == ["START", "t5", "t6", *(f"s{i}" for i in range(1, 7)), "t7", "t1", "s7", "s8"]
-    assert first.max_tokens == 4 and row.next(4) is None
+    assert first.max_tokens == 4 and row.extend(4) is None
     row.push([2])
-    assert row.next(4) is None
+    assert row.extend(4) is None
     row.push([3])
-    assert tokens_of(row.next(4)) == ["t2", "t3"]
+    assert tokens_of(row.extend(4)) == ["t2", "t3"]
 
   def test_a_prompts_speech_goes_behind_the_turn_where_the_text_is_too_short(self):
     row = Interleaver(SMALL, [5], [1, 2, 3, 4, 5, 6, 7, 8, 9])
-    assert row.opening() is None
+    assert row.prefill() is None
     row.push([1, 2])
-    assert row.opening() is None
+    assert row.prefill() is None
     row.close()
-    only = row.opening()
+    only = row.prefill()
     assert tokens_of(only) == ["START", "t5", "t1", *(f"s{i}" for i in range(1, 7)), "t2", "TURN", "s7", "s8", "s9"]
     assert (only.min_tokens, only.max_tokens, only.mode, only.prefix) == (4, 12, decode.CLOSED, 1)
     assert row.finished(decode.END) and row.finished(decode.LENGTH)
 
   def test_less_than_a_group_is_a_row_of_known_text(self):
     row = self.make("sft", [3])
-    ids, kinds = sequence.known_text_row([], [3], config=SMALL)
-    opening = row.opening()
+    ids, kinds = sequence.known_text_sequence([], [3], config=SMALL)
+    opening = row.prefill()
     np.testing.assert_array_equal(opening.ids_L, ids)
     np.testing.assert_array_equal(opening.token_types_L, kinds)
 
@@ -178,14 +178,14 @@ class TestInterleaver:
   def test_every_opening_begins_with_the_prefix(self, prompt):
     for size in range(1, 6):
       row = self.make(prompt, TEXT[:size])
-      opening, (ids, kinds) = row.opening(), row.prefix
+      opening, (ids, kinds) = row.prefill(), row.prefix
       assert opening.prefix == min(len(ids), len(opening.ids_L) - 1)
       np.testing.assert_array_equal(opening.ids_L[: len(ids)], ids)
       np.testing.assert_array_equal(opening.token_types_L[: len(ids)], kinds)
 
   def test_rows_of_known_text_begin_with_their_prefix(self):
     row, prefix = (
-      sequence.known_text_row([1, 2], [3, 4], [5], config=SMALL),
+      sequence.known_text_sequence([1, 2], [3, 4], [5], config=SMALL),
       sequence.known_text_prefix([1, 2], config=SMALL),
     )
     for whole, part in zip(row, prefix, strict=True):
@@ -216,7 +216,7 @@ class TestInterleaver:
 
   def test_nothing_opens_without_new_text(self):
     row = self.make("icl of whole groups", closed=True)
-    assert row.opening() is None and row.new_text == 0
+    assert row.prefill() is None and row.new_text == 0
     with pytest.raises(TextError, match="without any"):
       list(stream_tokens(None, None, Interleaver(SMALL), [[], []], key(0)))
 
@@ -227,7 +227,7 @@ class TestInterleaver:
   )  # fmt: skip
   def test_impossible_endings(self, closed, ended, message):
     row = self.make("sft", [1] if closed else [1, 2], closed)
-    row.opening()
+    row.prefill()
     with pytest.raises(TokenError, match=message):
       row.finished(ended)
 
@@ -235,13 +235,13 @@ class TestInterleaver:
     row = self.make("sft", [1])
     with pytest.raises(TokenError, match="after the end"):
       row.push([1])
-    with pytest.raises(TokenError, match="waits for no text"):
-      row.next(0)
-    row.opening()
-    with pytest.raises(TokenError, match="opens once"):
-      row.opening()
-    with pytest.raises(TokenError, match="waits for no text"):
-      row.next(0)
+    with pytest.raises(TokenError, match="takes no more text"):
+      row.extend(0)
+    row.prefill()
+    with pytest.raises(TokenError, match="is prefilled once"):
+      row.prefill()
+    with pytest.raises(TokenError, match="takes no more text"):
+      row.extend(0)
     with pytest.raises(TokenError, match="transcript"):
       Interleaver(SMALL, [], [1])
     with pytest.raises(TokenError, match="0 to 63"):
@@ -277,14 +277,16 @@ def test_every_draw_is_a_fresh_one(small):
 def test_a_cached_prefix_changes_nothing(small, prompt):
   model, params = small
   row = Interleaver(SMALL, *PROMPTS[prompt])
-  rows = sequence.pad_rows([row.prefix], length=24)
+  rows = sequence.pad_sequences([row.prefix], length=24)
   prefix = jax.jit(functools.partial(decode.prefix_cache, model, params))(
     rows.ids_BL, rows.token_types_BL, rows.lengths_B
   )
   row.push(TEXT[:5])
-  opening = row.opening()
+  opening = row.prefill()
   start = opening.prefix
-  whole, rest = (sequence.pad_rows([(opening.ids_L[s:], opening.token_types_L[s:])], length=24) for s in (0, start))
+  whole, rest = (
+    sequence.pad_sequences([(opening.ids_L[s:], opening.token_types_L[s:])], length=24) for s in (0, start)
+  )
   run = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.prefill)[0])
   follow = jax.jit(lambda *a: model.apply({"params": params}, *a, method=model.step)[0])
   starts = np.array([start], np.int32)

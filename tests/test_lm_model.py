@@ -57,7 +57,7 @@ def golden_rows(data, config, interleaved):
     sequence.training_row(data["text_token"][i, :t], data["speech_token"][i, :s], config, interleaved=interleaved[i])
     for i, (t, s) in enumerate(zip(data["text_len"], data["speech_len"], strict=True))
   ]
-  return sequence.pad_rows(rows)
+  return sequence.pad_sequences(rows)
 
 
 @pytest.mark.parametrize(

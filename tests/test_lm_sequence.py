@@ -21,7 +21,7 @@ def tokens(pair):
 
 
 def test_known_text_row():
-  assert tokens(sequence.known_text_row([1, 2], [3], [7, 8], config=CONFIG)) == [
+  assert tokens(sequence.known_text_sequence([1, 2], [3], [7, 8], config=CONFIG)) == [
     "START",
     "t1",
     "t2",
@@ -30,9 +30,9 @@ def test_known_text_row():
     "s7",
     "s8",
   ]
-  assert tokens(sequence.known_text_row([], [3], config=CONFIG)) == ["START", "t3", "TURN"]
+  assert tokens(sequence.known_text_sequence([], [3], config=CONFIG)) == ["START", "t3", "TURN"]
   with pytest.raises(TokenError, match="no text"):
-    sequence.known_text_row([1], [], config=CONFIG)
+    sequence.known_text_sequence([1], [], config=CONFIG)
 
 
 def test_training_row_with_known_text():
@@ -113,19 +113,19 @@ def test_bad_ids_are_refused(text, speech, message):
 
 
 def test_padding_rows():
-  rows = sequence.pad_rows(
-    [sequence.known_text_row([], [3], config=CONFIG), sequence.known_text_row([1], [2], config=CONFIG)],
+  rows = sequence.pad_sequences(
+    [sequence.known_text_sequence([], [3], config=CONFIG), sequence.known_text_sequence([1], [2], config=CONFIG)],
     length=6,
     batch=3,
   )
   assert rows.ids_BL.shape == (3, 6) and rows.lengths_B.tolist() == [3, 4, 0]
   assert np.all(rows.targets_BL == IGNORE) and not rows.ids_BL[2].any()
   training = [sequence.training_row([1], [5] * n, CONFIG, interleaved=False) for n in (1, 3)]
-  assert sequence.pad_rows(training).targets_BL.tolist() == [
+  assert sequence.pad_sequences(training).targets_BL.tolist() == [
     [IGNORE, IGNORE, 5, END, IGNORE, IGNORE],
     [IGNORE, IGNORE, 5, 5, 5, END],
   ]
   with pytest.raises(TokenError, match="do not fit"):
-    sequence.pad_rows(training, length=5)
+    sequence.pad_sequences(training, length=5)
   with pytest.raises(TokenError, match="do not fit"):
-    sequence.pad_rows(training, batch=1)
+    sequence.pad_sequences(training, batch=1)

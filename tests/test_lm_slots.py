@@ -40,17 +40,17 @@ class Programs:
 
   def begin(self, state, slot, append, seed):
     bounds = (np.array([value], np.int32) for value in (append.min_tokens, append.max_tokens))
-    rows = sequence.pad_rows([(append.ids_L, append.token_types_L)], length=32)
+    rows = sequence.pad_sequences([(append.ids_L, append.token_types_L)], length=32)
     one = self.prefill(
       rows.ids_BL, rows.token_types_BL, rows.lengths_B, *bounds, key(seed)[None], mode_B=np.array([append.mode])
     )
     return self.insert(state, one, slot)
 
   def append(self, state, appends):
-    """Appends to some slots: slot -> Append."""
+    """Appends to some slots: slot -> GivenTokens."""
     none = np.zeros(0, np.int32), np.zeros(0, np.int32)
     rows = [(a.ids_L, a.token_types_L) if (a := appends.get(b)) else none for b in range(self.batch)]
-    rows = sequence.pad_rows(rows, length=16)
+    rows = sequence.pad_sequences(rows, length=16)
     new = {
       f"{name}_B": np.array([getattr(appends.get(b), name, 0) for b in range(self.batch)], np.int32)
       for name in ("min_tokens", "max_tokens", "mode")
@@ -86,14 +86,14 @@ def test_rows_among_mates_and_in_any_slot_equal_rows_alone(small, programs):
         if not texts[slot]:
           row.close()
       if not begun[0]:
-        if append := row.opening():
+        if append := row.prefill():
           state, begun[0] = programs.begin(state, slot, append, seed), True
       elif ended[slot] != decode.RUNNING:
         if row.finished(int(ended[slot])):
           results[number] = np.asarray(state.tokens_BU)[slot, : counts[slot]].tolist()
           state, swaps = programs.release(state, slot), swaps + 1
           del slots[slot]
-        elif append := row.next(int(counts[slot])):
+        elif append := row.extend(int(counts[slot])):
           appends[slot] = append
     if appends:
       state = programs.append(state, appends)
@@ -114,8 +114,8 @@ def test_steps_do_not_run_for_rows_that_are_not_active(small):
   model, params = small
   row = Interleaver(SMALL)
   row.push(TEXT)
-  opening = row.opening()
-  rows = sequence.pad_rows([(opening.ids_L, opening.token_types_L)] * 2, length=8)
+  opening = row.prefill()
+  rows = sequence.pad_sequences([(opening.ids_L, opening.token_types_L)] * 2, length=8)
   start = lambda: decode.prefill(
     model, params, rows.ids_BL, rows.token_types_BL, rows.lengths_B, jnp.array([9, 9]), jnp.array([30, 30]),
     jnp.stack([key(1), key(2)]), capacity=64, mode_B=jnp.array([decode.KNOWN] * 2),
@@ -138,7 +138,7 @@ def test_a_row_that_grows_or_moves_keeps_its_tokens(small, programs):
   row = Interleaver(SMALL)
   row.push(TEXT[:1])
   row.close()
-  state = programs.begin(jax.jit(programs.empty)(), 1, row.opening(), 3)
+  state = programs.begin(jax.jit(programs.empty)(), 1, row.prefill(), 3)
   grown = jax.jit(decode.grow, static_argnums=1)(state, 160)
   assert grown.capacity == 160 and grown.cache[0].k_BKHS.shape[-1] == 160
   programs = Programs(small)

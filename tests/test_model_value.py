@@ -94,7 +94,7 @@ def test_a_recording_becomes_audio_again(other):
   mel, frames, tokens, count, speaker = jax.device_get(prompt(*waves))
   assert (mel.shape, frames, count, speaker.shape) == ((1, 80, 20), 80, 20, (1, 12))
 
-  row = sequence.known_text_row([1, 2], [3, 4, 5], tokens[0], config=c.lm)
+  row = sequence.known_text_sequence([1, 2], [3, 4, 5], tokens[0], config=c.lm)
   assert row[0][[0, 6]].tolist() == [81, 83] and set(row[1].tolist()) == {TEXT, SPEECH}
   keys = jax.random.split(jax.random.key(0), 1)
   [out] = decode.generate(modules["lm"], params["lm"], [row], keys, [6], [6], sampler=Greedy())
@@ -165,7 +165,7 @@ def test_which_ids_end_a_segment(other, drawn, count):
   c, modules, params = other
   sampler = NoisyArgmax(jnp.zeros((64, 91)).at[:, drawn].set(1e4))
   keys = jax.random.split(jax.random.key(0), 1)
-  rows = [sequence.known_text_row([], [3], config=c.lm)]
+  rows = [sequence.known_text_sequence([], [3], config=c.lm)]
   [out] = decode.generate(modules["lm"], params["lm"], rows, keys, [2], [20], sampler=sampler)
   assert (len(out.tokens_U), out.ended) == (2, "end")  # every special id ends known text
   row = interleave.Interleaver(c.lm)

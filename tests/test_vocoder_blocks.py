@@ -7,7 +7,7 @@ import pytest
 
 from cosyjax.config import AudioConfig, VocoderConfig
 from cosyjax.errors import ConfigError
-from cosyjax.vocoder.blocks import Snake, UpConv
+from cosyjax.vocoder.generator_layers import Snake, UpConv
 from cosyjax.vocoder.layer_plan import UpConvShape
 from cosyjax.vocoder.source import fixed_point, harmonic_source, request_phase_noise, sample_cycles
 

@@ -324,7 +324,7 @@ def test_all_slots_in_order_are_the_same_rows_gathered(scheme, vocoder, mel):
 
 def test_opened_rows_are_empty_and_others_kept(scheme, vocoder, mel):
   state, _ = _busy(scheme, vocoder[1], mel)
-  opened, empty = scheme.open_rows(state, jnp.array([1, SLOTS])), scheme.empty(SLOTS)
+  opened, empty = scheme.open_slots(state, jnp.array([1, SLOTS])), scheme.empty(SLOTS)
   for name, leaf in vars(opened).items():
     np.testing.assert_array_equal(leaf[1], getattr(empty, name)[1])
     np.testing.assert_array_equal(leaf[::2], getattr(state, name)[::2])

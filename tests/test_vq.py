@@ -8,7 +8,7 @@ import pytest
 from cosyjax.layers.basic import unbox
 from cosyjax.speech_tokenizer.vq import VectorQuantiser, nearest
 
-MODULE = VectorQuantiser(codes=7, commitment=0.5)
+MODULE = VectorQuantiser(codebook_size=7, commitment=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from cosyjax.config import VocoderConfig
 from cosyjax.inference.schedule import Schedule
 from cosyjax.layers.masks import padding_mask
 from cosyjax.vocoder import chunk_vocoder
-from cosyjax.vocoder.blocks import take
+from cosyjax.vocoder.generator_layers import take
 from cosyjax.vocoder.hift import Vocoder
 
 SCHEDULE = Schedule(first=25, then=(50, 100), border=True)
@@ -103,16 +103,16 @@ class CrossFade:
       first_B=jnp.zeros((batch,), jnp.int32),
     )
 
-  def open_rows(self, state: CrossFadeState, rows_B: jax.Array) -> CrossFadeState:
-    """The same state with the rows `rows_B` (int32; one past the end is nobody) empty."""
-    return chunk_vocoder._open(state, rows_B)
+  def open_slots(self, state: CrossFadeState, slots_B: jax.Array) -> CrossFadeState:
+    """The same state with the rows `slots_B` (int32; one past the end is nobody) empty."""
+    return chunk_vocoder._open(state, slots_B)
 
   def step(
     self,
     model: Vocoder,
     params: Any,
     state: CrossFadeState,
-    rows_B: jax.Array | None,
+    slots_B: jax.Array | None,
     mel_BTM: jax.Array,
     lengths_B: jax.Array,
     last_B: jax.Array | None,
@@ -125,7 +125,7 @@ class CrossFade:
     Each step with new frames is a packet, and the audio depends on where packets end. Fewer
     than 8 frames in a first packet wait for the next step.
     """
-    row = chunk_vocoder._gather(state, rows_B)
+    row = chunk_vocoder._gather(state, slots_B)
     frames, hop = mel_BTM.shape[1], self.config.samples_per_frame
     fade = _FADE * hop
     width = _FADE + frames
@@ -158,4 +158,4 @@ class CrossFade:
       samples_B = jnp.where(last_B, sizes_B * hop, samples_B)
     else:
       wave_BA = wave_BA[:, : frames * hop]
-    return chunk_vocoder._scatter(state, rows_B, row, last_B), chunk_vocoder._cut(wave_BA, samples_B), samples_B
+    return chunk_vocoder._scatter(state, slots_B, row, last_B), chunk_vocoder._cut(wave_BA, samples_B), samples_B

@@ -152,7 +152,7 @@ class LMListener:
       KnownText(config, (), u.text_L, u.tokens_U[:p], 1, MOST * len(rest_U))
       for u, p, rest_U in zip(utterances, self._prompts, self._rests, strict=True)
     ]
-    self._openings = [row.opening() for row in rows]
+    self._openings = [row.prefill() for row in rows]
     fit = lambda size: (-(-size // ROUND) * ROUND,)
     [prefix], most = fit(max(len(o.ids_L) for o in self._openings)), max(row.max_tokens for row in rows)
     tokens = max(p + row.max_tokens for p, row in zip(self._prompts, rows, strict=True))

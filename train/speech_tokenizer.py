@@ -34,7 +34,7 @@ from cosyjax.data.rows import AsrRows
 from cosyjax.evaluation import metrics as measures
 from cosyjax.sharding import process_share, row_count
 from cosyjax.speech_tokenizer import ctc, recognise, units
-from cosyjax.speech_tokenizer.asr_loss import asr_loss, compare, hear
+from cosyjax.speech_tokenizer.asr_loss import asr_loss, compare, outputs
 from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer, init_arguments
 from cosyjax.speech_tokenizer.augment import AugmentConfig, augment
 from cosyjax.training.optimiser import OptimConfig
@@ -112,19 +112,19 @@ def look(
   module: AsrTokenizer, attention: bool, params: Any, extra: Any, batch: dict[str, jax.Array], key: jax.Array
 ) -> tuple[Loss, dict[str, jax.Array]]:
   """Loss of a batch, and what is read in it and which tokens it has, for the host to measure."""
-  heard = hear(module, params, batch)
-  tokens = heard.quantised
+  found = outputs(module, params, batch)
+  tokens = found.quantised
   out = {
     "tokens_BU": tokens.ids_BU,
     "lengths_B": tokens.lengths_B,
-    "read_BR": ctc.greedy(heard.ctc_BRV, module.asr.ctc_rate * tokens.lengths_B),
-    "alignment_RL": ctc.alignment(heard.ctc_BRV[0], batch["units_BL"][0]),
+    "read_BR": ctc.greedy(found.ctc_BRV, module.asr.ctc_rate * tokens.lengths_B),
+    "alignment_RL": ctc.alignment(found.ctc_BRV[0], batch["units_BL"][0]),
     "units_BL": batch["units_BL"],
     "unit_lengths_B": batch["unit_lengths_B"],
   }
   if attention:
     out["written_BR"] = recognise.read_attention(module, params, batch["log_mel_BTM"], batch["lengths_B"])
-  return compare(module.asr, heard, batch), out
+  return compare(module.asr, found, batch), out
 
 
 def measure(config: Config, results: Sequence[Any], batches: Sequence[HostBatch]) -> Findings:

@@ -34,7 +34,7 @@ def read(
   """Reads a recording as mono.
 
   Args:
-    source: path of a file, or a binary stream, in any format that libsndfile knows; with PyAV installed
+    source: path of a file, or a binary stream, in any format that libsndfile reads; with PyAV installed
       also m4a, webm, amr and mp4.
     rate: samples a second to resample to; the file's own if None.
     max_seconds: a longer file is refused, as is one of more than `MAX_SAMPLES` samples.
@@ -134,13 +134,13 @@ def check_speech(
 
 
 def check_target(path: str | Path, subtype: str = "PCM_16") -> tuple[Path, str]:
-  """Whether `write` could write there, without doing so: ask before a long computation.
+  """Whether `write` could write there, without doing so, for checks before a long computation.
 
   Returns:
     The path with links followed, and libsndfile's name of the format.
 
   Raises:
-    OutputError: as `write`, for all that can be told beforehand.
+    OutputError: as `write`, for all that can be checked beforehand.
   """
   import soundfile
 

@@ -13,7 +13,7 @@ def seam_ratios(wave_A: np.ndarray, packets: Sequence[int], neighbourhood: int =
   A jump is |x[n] - x[n-1]| across the border, a bend the second difference of the samples
   around it; the larger of the two ratios counts. Up to 1 a border moves as its neighbourhood
   moves: a click stands out. A border in silence is 0 if the signal is still, infinite if it
-  alone moves. The measure hears clicks alone, not a change of timbre or pitch.
+  alone moves. The measure finds clicks alone, not a change of timbre or pitch.
 
   Args:
     wave_A: the packets, one after the other.

@@ -1,13 +1,13 @@
 """What a frame reads of the frames before it: nothing in a whole sequence, a cache in a stream.
 
 Modules look back in two ways. A convolution reads the last few frames of its input; attention
-reads the keys and values of all frames so far. Where a module does either, it asks `cache`:
+reads the keys and values of all frames so far. Where a module does either, it calls `cache`:
 
-    x_BTC = cache.pad(self, x_BTC, frames)       # frames that stand before the first one
+    x_BTC = cache.pad(self, x_BTC, frames)      # frames that stand before the first one
     k, v = cache.keys(self, k_BTNH, v_BTNH)      # all that attention may look at
     mask = cache.mask(blocks_BT)                 # and which of it each query sees
 
-`NoCache` answers for a sequence that starts with its input. `ChunkCache` answers for a part of a
+`NoCache` stands for a sequence that starts with its input, `ChunkCache` for a part of a
 stream: it holds what earlier parts left, by the path of the module that left it, and takes
 in what this part leaves for the next. So one class serves training, whole sequences and streams.
 """
@@ -23,7 +23,7 @@ from cosyjax.layers.basic import left_pad
 
 Cache = dict[str, jax.Array]  # what a stream keeps, by module path and one of the words below
 
-CPU_ROWS = 16  # rows that are read one by one on CPU
+CPU_ROWS = 16  # slots that are read one by one on CPU
 
 HISTORY, KEYS, VALUES, BLOCKS = "history", "keys", "values", "blocks"
 
@@ -34,7 +34,7 @@ class NoCache:
 
   @property
   def offset_B(self) -> jax.Array | None:
-    """Position of each row's first frame; None if all start at 0."""
+    """Position of each slot's first frame; None if all start at 0."""
     return None
 
   def pad(self, module: nn.Module, x_BTC: jax.Array, frames: int) -> jax.Array:
@@ -61,19 +61,19 @@ NO_CACHE = NoCache()
 
 
 class ChunkCache:
-  """What a stream keeps while one part of it is computed.
+  """Caches of some streams while one part of each is computed.
 
   Lives as long as one `apply` is traced; what it holds afterwards goes into the next part's.
-  Arrays have R rows, of which the part's b rows are `rows_b`. Keys and values are
-  [R, N, S, H], histories [R, frames, C].
+  Arrays have B slots, of which the part's b rows belong to `slots_b`. Keys and values are
+  [B, N, S, H], S positions for each slot, histories [B, frames, C].
 
   Attributes:
-    arrays: what is kept, by module. Entries that are missing start as zeros.
+    arrays: by module. Entries that are missing start as zeros.
     lengths_b: int32, valid frames of each row of the part; a row of 0 changes nothing.
-    offset_B: int32, slot of each row's first frame; the T slots from there on are written.
-    key_blocks_bS: int32, block of the frame in each slot, those of this part included.
-    rows_b: int32, place of each row among the R; at or past R for rows of length 0. None says
-      that the part has all rows in order: then nothing is gathered.
+    offset_B: int32, cache position of each row's first frame; the T positions from there on are written.
+    key_blocks_bS: int32, block of the frame at each position, those of this part included.
+    slots_b: int32, slot of each row; at or past B for rows of length 0. None says that the part has all slots in
+      order: then nothing is gathered.
     window, pinned_bS: see `masks.block_mask`.
   """
 
@@ -83,20 +83,20 @@ class ChunkCache:
     lengths_b: jax.Array,
     offset_b: jax.Array,
     key_blocks_bS: jax.Array,
-    rows_b: jax.Array | None = None,
+    slots_b: jax.Array | None = None,
     window: int | None = None,
     pinned_bS: jax.Array | None = None,
   ) -> None:
     self.arrays, self.lengths_b, self.offset_B, self.key_blocks_bS = arrays, lengths_b, offset_b, key_blocks_bS
-    self.rows_b, self.window, self.pinned_bS = rows_b, window, pinned_bS
+    self.slots_b, self.window, self.pinned_bS = slots_b, window, pinned_bS
 
   def pad(self, module: nn.Module, x_bTC: jax.Array, frames: int) -> jax.Array:
     """x with the `frames` frames before it, whose last ones are kept for the next part."""
     history = self._get(module, HISTORY, (x_bTC.shape[0], frames, x_bTC.shape[2]), x_bTC.dtype)
-    x_bTC = jnp.concatenate([rows_of(history, self.rows_b).astype(x_bTC.dtype), x_bTC], axis=1)
+    x_bTC = jnp.concatenate([slots_of(history, self.slots_b).astype(x_bTC.dtype), x_bTC], axis=1)
     # Of history and valid frames the last ones; with no valid frame, the history once more.
     last = jax.vmap(lambda x, n: jax.lax.dynamic_slice_in_dim(x, n, frames))(x_bTC, self.lengths_b)
-    self._set(module, HISTORY, write(history, self._places(history), last))
+    self._set(module, HISTORY, write(history, self._targets(history), last))
     return x_bTC
 
   def keys(self, module: nn.Module, k_bTNH: jax.Array, v_bTNH: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -112,18 +112,18 @@ class ChunkCache:
     blocks_bS = masks.repeat_blocks(self.key_blocks_bS, rate)
     pinned_bS = None if self.pinned_bS is None else jnp.repeat(self.pinned_bS, rate, axis=-1)
     lengths_b, offset_b = rate * self.lengths_b, rate * self.offset_B
-    return ChunkCache(self.arrays, lengths_b, offset_b, blocks_bS, self.rows_b, self.window, pinned_bS)
+    return ChunkCache(self.arrays, lengths_b, offset_b, blocks_bS, self.slots_b, self.window, pinned_bS)
 
   def _attended(self, module: nn.Module, word: str, new_bTNH: jax.Array) -> jax.Array:
     batch, _, heads, width = new_bTNH.shape
     cache = self._get(module, word, (batch, heads, self.key_blocks_bS.shape[1], width), new_bTNH.dtype)
     new_bNTH = new_bTNH.transpose(0, 2, 1, 3).astype(cache.dtype)
-    cache = write(cache, self._places(cache), new_bNTH, self.offset_B, axis=2)
+    cache = write(cache, self._targets(cache), new_bNTH, self.offset_B, axis=2)
     self._set(module, word, cache)
-    return rows_of(cache, self.rows_b).transpose(0, 2, 1, 3).astype(new_bTNH.dtype)
+    return slots_of(cache, self.slots_b).transpose(0, 2, 1, 3).astype(new_bTNH.dtype)
 
-  def _places(self, array: jax.Array) -> jax.Array:
-    return places(self.rows_b, self.lengths_b, array.shape[0])
+  def _targets(self, array: jax.Array) -> jax.Array:
+    return target_slots(self.slots_b, self.lengths_b, array.shape[0])
 
   def _get(self, module: nn.Module, word: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     name = "/".join((*module.path, word))
@@ -133,32 +133,32 @@ class ChunkCache:
     self.arrays["/".join((*module.path, word))] = array
 
 
-def places(rows_b: jax.Array | None, lengths_b: jax.Array, count: int) -> jax.Array:
-  """Where rows are written among `count`: int32 [b]. Rows without frames get a place that does not exist."""
-  rows_b = jnp.arange(count, dtype=jnp.int32) if rows_b is None else rows_b
-  return jnp.where(lengths_b > 0, rows_b, count)
+def target_slots(slots_b: jax.Array | None, lengths_b: jax.Array, count: int) -> jax.Array:
+  """Which of `count` slots each row is written to: int32 [b]. Rows without frames get one that does not exist."""
+  slots_b = jnp.arange(count, dtype=jnp.int32) if slots_b is None else slots_b
+  return jnp.where(lengths_b > 0, slots_b, count)
 
 
-def rows_of(array: jax.Array, rows_b: jax.Array | None) -> jax.Array:
-  """The given rows; all of them, without a copy, if None. Places that do not exist give some other row."""
-  if rows_b is None:
+def slots_of(array: jax.Array, slots_b: jax.Array | None) -> jax.Array:
+  """The given slots; all of them, without a copy, if None. Slots that do not exist give some other one."""
+  if slots_b is None:
     return array
-  if jax.default_backend() == "cpu" and rows_b.shape[0] <= CPU_ROWS:
+  if jax.default_backend() == "cpu" and slots_b.shape[0] <= CPU_ROWS:
     # Slices are copied as blocks of memory, a gather number by number: it took a tenth of a step's time.
-    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, row, 1) for row in rows_b])
-  return jnp.take(array, rows_b, axis=0, mode="clip")
+    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, slot, 1) for slot in slots_b])
+  return jnp.take(array, slots_b, axis=0, mode="clip")
 
 
 def write(
-  array: jax.Array, places_b: jax.Array, new: jax.Array, start_b: jax.Array | None = None, axis: int = 1
+  array: jax.Array, to_b: jax.Array, new: jax.Array, start_b: jax.Array | None = None, axis: int = 1
 ) -> jax.Array:
-  """Writes new[i] into row places_b[i], along `axis` from start_b[i] (or 0) on, in place where XLA may.
+  """Writes new[i] into slot to_b[i], along `axis` from start_b[i] (or 0) on, in place where XLA may.
 
   A window that does not fit into the array is not written at all.
   """
-  start_b = jnp.zeros_like(places_b) if start_b is None else start_b
+  start_b = jnp.zeros_like(to_b) if start_b is None else start_b
   windows = jax.lax.ScatterDimensionNumbers(
     update_window_dims=tuple(range(1, new.ndim)), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, axis)
   )
-  at_b2 = jnp.stack([places_b, start_b], axis=1)
+  at_b2 = jnp.stack([to_b, start_b], axis=1)
   return jax.lax.scatter(array, at_b2, new, windows, mode=jax.lax.GatherScatterMode.FILL_OR_DROP)

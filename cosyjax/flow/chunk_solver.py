@@ -5,7 +5,7 @@ one block leaves at a step (keys and values for attention, last frames for convo
 that later blocks need of it, and solving block by block gives the mel that `generate` gives for
 the whole sequence under the same blocks. A chunk costs the same wherever it stands.
 
-Many streams share one state, a row each. A step advances some of the rows by a chunk:
+Many streams share one state, a slot each. A step advances some of the slots by a chunk:
 
     state, guide = encode_chunk(...)                        # the chunk's tokens, once
     for i in range(steps):                                  # one compiled program, called `steps` times
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.flow import matching
-from cosyjax.flow.chunk_cache import BLOCKS, KEYS, VALUES, Cache, ChunkCache, places, rows_of, write
+from cosyjax.flow.chunk_cache import BLOCKS, KEYS, VALUES, Cache, ChunkCache, slots_of, target_slots, write
 from cosyjax.flow.chunk_state import FlowState, word_of
 from cosyjax.flow.flow_model import Flow
 from cosyjax.layers import masks
@@ -65,12 +65,12 @@ class Guide:
   write_b: jax.Array
   key_blocks_bS: jax.Array
   pinned_bS: jax.Array
-  rows_b: jax.Array | None
+  slots_b: jax.Array | None
   window: int | None = flax.struct.field(pytree_node=False)
 
 
 def encode_chunk(
-  model: Flow, params: Any, state: FlowState, rows_b: jax.Array | None, chunk: Chunk, *, window: int | None = None
+  model: Flow, params: Any, state: FlowState, slots_b: jax.Array | None, chunk: Chunk, *, window: int | None = None
 ) -> tuple[FlowState, Guide]:
   """Encodes a chunk's tokens and makes room for its frames. `state.estimator` is passed through and may be ().
 
@@ -78,34 +78,34 @@ def encode_chunk(
     model: the flow's module.
     params: its parameters.
     state: streams.
-    rows_b: int32 [b], row of each of the chunk's rows, no two alike; B (the number of rows) for
-      rows of length 0 that only fill the group. None: the chunk has all B rows in order.
+    slots_b: int32 [b], slot of each of the chunk's rows, no two alike; B (the number of slots) for
+      rows of length 0 that only fill the group. None: the chunk has all B slots in order.
     chunk: the tokens. Every row needs `frames_B + T <= S` and as much room in the encoder,
-      T being the padded size: what does not fit is lost without a word.
-    window: blocks before its own that a frame of the UNet sees, besides the pinned first
-      frames: an approximation, for streams without end. Slots are then used round and round,
+      T being the padded size: what does not fit is dropped.
+    window: blocks before its own that a frame of the estimator sees, besides the pinned first
+      frames: an approximation, for streams without end. Positions are then used round and round,
       and S has to be at least the pinned frames + those of `window` blocks + 2T. The token
       encoder sees everything all the same. None is exact: everything is seen.
 
   Returns:
     (state, guide): guide is for `euler_step`.
   """
-  batch, slots = state.blocks_BS.shape
+  batch, positions = state.blocks_BS.shape
   rate = model.config.frames_per_token
   room = rate * chunk.blocks_bC.shape[1]
-  frames_b, write_b, pinned_b = (rows_of(a, rows_b) for a in (state.frames_B, state.write_B, state.pinned_B))
+  frames_b, write_b, pinned_b = (slots_of(a, slots_b) for a in (state.frames_B, state.write_B, state.pinned_B))
   if window is not None:
-    write_b = jnp.where(write_b + room > slots, pinned_b, write_b)
-  to_b = places(rows_b, chunk.lengths_b, batch)
+    write_b = jnp.where(write_b + room > positions, pinned_b, write_b)
+  to_b = target_slots(slots_b, chunk.lengths_b, batch)
 
-  # Padding is written too, as NEVER: nobody sees it, and the next chunk overwrites it.
+  # Padding is written too, as NEVER: no frame sees it, and the next chunk overwrites it.
   blocks_bC = masks.pad_blocks(chunk.blocks_bC, chunk.lengths_b)
   blocks_bT = masks.repeat_blocks(blocks_bC, rate)
   token_blocks_BS = write(state.encoder[BLOCKS], to_b, blocks_bC, frames_b // rate)
   blocks_BS = write(state.blocks_BS, to_b, blocks_bT, write_b)
 
   cached = {name: array for name, array in state.encoder.items() if name != BLOCKS}
-  cache = ChunkCache(cached, chunk.lengths_b, frames_b // rate, rows_of(token_blocks_BS, rows_b), rows_b)
+  cache = ChunkCache(cached, chunk.lengths_b, frames_b // rate, slots_of(token_blocks_BS, slots_b), slots_b)
   present_b = chunk.lengths_b + chunk.ahead_b
   arguments = (chunk.tokens_bC3, present_b, chunk.blocks_bC, chunk.lengths_b, cache)
   mu_bTM = model.apply({"params": params}, *arguments, method=Flow.encode)
@@ -119,9 +119,9 @@ def encode_chunk(
     lengths_b=lengths_b,
     blocks_bT=blocks_bT,
     write_b=write_b,
-    key_blocks_bS=rows_of(blocks_BS, rows_b),
-    pinned_bS=masks.padding_mask(pinned_b, slots),
-    rows_b=rows_b,
+    key_blocks_bS=slots_of(blocks_BS, slots_b),
+    pinned_bS=masks.padding_mask(pinned_b, positions),
+    slots_b=slots_b,
     window=window,
   )
   state = state.replace(
@@ -148,10 +148,10 @@ def euler_step(
 
   Args:
     model, params: the flow.
-    cached: `state.estimator[i]` of this step; an empty dict says that no stream has begun, all rows given.
+    cached: `state.estimator[i]` of this step; an empty dict says that no stream has begun, all slots given.
     guide: from `encode_chunk`.
     x_bTM: where the chunk is at time t: the noise at first.
-    t, dt: of `matching.schedule`, the same for all rows; may be traced.
+    t, dt: of `matching.schedule`, the same for all; may be traced.
     guidance: strength w; the config's if None.
 
   Returns:
@@ -160,12 +160,12 @@ def euler_step(
   guidance = model.config.guidance if guidance is None else guidance
   twice = lambda a: jnp.concatenate([a, a])
   or_nothing = lambda a: jnp.concatenate([a, jnp.zeros_like(a)])
-  rows_2b = guide.rows_b
-  if rows_2b is not None:
+  slots_2b = guide.slots_b
+  if slots_2b is not None:
     batch = next(iter(cached.values())).shape[0] // 2
-    rows_2b = jnp.concatenate([rows_2b, batch + rows_2b])
+    slots_2b = jnp.concatenate([slots_2b, batch + slots_2b])
   lengths_2b, write_2b, blocks_2bS = twice(guide.lengths_b), twice(guide.write_b), twice(guide.key_blocks_bS)
-  cache = ChunkCache(dict(cached), lengths_2b, write_2b, blocks_2bS, rows_2b, guide.window, twice(guide.pinned_bS))
+  cache = ChunkCache(dict(cached), lengths_2b, write_2b, blocks_2bS, slots_2b, guide.window, twice(guide.pinned_bS))
   x_2bTM, t_2b = twice(x_bTM), jnp.full(2 * x_bTM.shape[0], t, jnp.float32)
   conditions = or_nothing(guide.mu_bTM), or_nothing(guide.speaker_bM), or_nothing(guide.cond_bTM)
   arguments = (x_2bTM, *conditions, t_2b, lengths_2b, twice(guide.blocks_bT), cache)
@@ -177,7 +177,7 @@ def advance(
   model: Flow,
   params: Any,
   state: FlowState,
-  rows_b: jax.Array | None,
+  slots_b: jax.Array | None,
   chunk: Chunk,
   *,
   guidance: float | jax.Array | None = None,
@@ -186,9 +186,9 @@ def advance(
   """Solves a chunk: `encode_chunk`, then an `euler_step` for each of the state's.
 
   Returns:
-    (state, mel): float32 [b, T, M], zero past each row's frames.
+    (state, mel): float32 [b, T, M], zero past each slot's frames.
   """
-  state, guide = encode_chunk(model, params, state, rows_b, chunk, window=window)
+  state, guide = encode_chunk(model, params, state, slots_b, chunk, window=window)
   times = matching.schedule(len(state.estimator))
   x_bTM, estimator = chunk.noise_bTM.astype(jnp.float32), []
   for cached, t, dt in zip(state.estimator, times, np.diff(times), strict=False):
@@ -212,9 +212,9 @@ def empty(
 
   Args:
     model, params: the flow; only shapes of the parameters are read.
-    batch: rows B.
-    frames: slots S of the UNet's caches.
-    tokens: slots of the token encoder's; as many as `frames` need if None. A window wants more.
+    batch: slots B.
+    frames: positions S of the estimator's caches.
+    tokens: positions of the token encoder's; as many as `frames` need if None. A window wants more.
     steps: Euler steps; the config's if None.
     dtype: of keys and values; that in which the model computes if None.
 
@@ -240,7 +240,7 @@ def empty(
 
 def _bare(batch: int, frames: int, tokens: int, rate: int) -> FlowState:
   """A state with stamps and counters but no caches yet."""
-  stamps = lambda slots: jnp.full((batch, slots), masks.NEVER, jnp.int32)
+  stamps = lambda positions: jnp.full((batch, positions), masks.NEVER, jnp.int32)
   # Three arrays, not one three times: a donated buffer may be given once only.
   counters = {name: jnp.zeros(batch, jnp.int32) for name in ("frames_B", "write_B", "pinned_B")}
   return FlowState(

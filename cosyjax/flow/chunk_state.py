@@ -1,7 +1,7 @@
-"""State of the flow's streams, and what is done to its rows: opened, copied, given more room.
+"""State of the flow's streams, and what is done to its slots: emptied, copied, given more room.
 
-A prompt that many streams begin with is solved once, kept as a state of one row (`take`), and
-copied into each stream's row (`insert`).
+A prompt that many streams begin with is solved once, kept as a state of one slot (`take`), and
+copied into each stream's slot (`insert`).
 """
 
 from typing import Any
@@ -16,22 +16,22 @@ from cosyjax.flow.chunk_cache import BLOCKS, HISTORY, KEYS, VALUES, Cache
 from cosyjax.flow.flow_model import ENCODERS, ESTIMATORS
 from cosyjax.layers import masks
 
-_SLOT_AXIS = {KEYS: 2, VALUES: 2, BLOCKS: 1}  # which axis counts slots; histories have none
+_POSITION_AXIS = {KEYS: 2, VALUES: 2, BLOCKS: 1}  # which axis counts cache positions; histories have none
 
 
 @flax.struct.dataclass
 class FlowState:
-  """What B streams have behind them.
+  """Caches of B streams, one in each slot.
 
   Attributes:
-    encoder: caches of the token encoder, and under "blocks" the block of each token. Slot s
+    encoder: caches of the token encoder, and under "blocks" the block of each token. Position s
       holds token s (or frame s, after upsampling).
-    estimator: caches of the estimator, one dict for each Euler step. 2B rows: those with conditions, then
-      those without, which guidance needs. S slots.
-    blocks_BS: int32, block of the frame in each of the estimator's slots; `masks.NEVER` where there is none.
+    estimator: caches of the estimator, one dict for each Euler step. 2B slots: those with conditions, then
+      those without, which guidance needs. S positions.
+    blocks_BS: int32, block of the frame at each of the estimator's positions; `masks.NEVER` where there is none.
     frames_B: int32, mel frames done.
-    write_B: int32, next of the estimator's slots. The frames done, unless a window had it go round.
-    pinned_B: int32, slots at the start that a window never takes away.
+    write_B: int32, next of the estimator's positions. The frames done, unless a window had it go round.
+    pinned_B: int32, positions at the start that a window never takes away.
     frames_per_token: of the model.
   """
 
@@ -45,73 +45,73 @@ class FlowState:
 
 
 def grow(state: FlowState, frames: int, tokens: int) -> FlowState:
-  """The same streams with room for more: new slots S of the estimator and of the token encoder."""
+  """The same streams with room for more: new positions S of the estimator and of the token encoder."""
   return _resized(state, frames, tokens)
 
 
-def open_rows(state: FlowState, rows_B: jax.Array, pinned: int | jax.Array = 0) -> FlowState:
-  """Forgets some rows: new streams may begin there. Keys and values stay, but nobody sees them.
+def open_slots(state: FlowState, slots_B: jax.Array, pinned: int | jax.Array = 0) -> FlowState:
+  """Empties some slots: new streams may begin there. Keys and values stay, but no frame sees them.
 
   Args:
     state: streams.
-    rows_B: bool, the rows to empty.
-    pinned: of those rows, see `FlowState`; a number or int32 [B].
+    slots_B: bool, the slots to empty.
+    pinned: of those slots, see `FlowState`; a number or int32 [B].
   """
 
   def clear(arrays: Cache) -> Cache:
-    clean = lambda a: jnp.where(jnp.tile(rows_B, a.shape[0] // rows_B.shape[0])[:, None, None], 0, a)
+    clean = lambda a: jnp.where(jnp.tile(slots_B, a.shape[0] // slots_B.shape[0])[:, None, None], 0, a)
     return {name: clean(array) if word_of(name) == HISTORY else array for name, array in arrays.items()}
 
   encoder = clear(state.encoder)
-  encoder[BLOCKS] = jnp.where(rows_B[:, None], masks.NEVER, encoder[BLOCKS])
+  encoder[BLOCKS] = jnp.where(slots_B[:, None], masks.NEVER, encoder[BLOCKS])
   return state.replace(
     encoder=encoder,
     estimator=tuple(clear(arrays) for arrays in state.estimator),
-    blocks_BS=jnp.where(rows_B[:, None], masks.NEVER, state.blocks_BS),
-    frames_B=jnp.where(rows_B, 0, state.frames_B),
-    write_B=jnp.where(rows_B, 0, state.write_B),
-    pinned_B=jnp.where(rows_B, pinned, state.pinned_B).astype(jnp.int32),
+    blocks_BS=jnp.where(slots_B[:, None], masks.NEVER, state.blocks_BS),
+    frames_B=jnp.where(slots_B, 0, state.frames_B),
+    write_B=jnp.where(slots_B, 0, state.write_B),
+    pinned_B=jnp.where(slots_B, pinned, state.pinned_B).astype(jnp.int32),
   )
 
 
 def take(state: FlowState, slot: int | jax.Array, frames: int, tokens: int | None = None) -> FlowState:
-  """A copy of one row as a state of its own, with so many slots: of a prompt, at least its frames.
+  """A copy of one slot as a state of its own, with so many positions: of a prompt, at least its frames.
 
   Args:
     state: streams.
-    slot: which row; may be traced.
-    frames: slots of the estimator that are copied, from the first on.
-    tokens: slots of the token encoder; as many as `frames` need if None.
+    slot: which one; may be traced.
+    frames: positions of the estimator that are copied, from the first on.
+    tokens: positions of the token encoder; as many as `frames` need if None.
   """
 
-  def row(array: jax.Array) -> jax.Array:
-    copies = array.shape[0] // state.frames_B.shape[0]  # a second one in arrays of 2B rows
+  def of_slot(array: jax.Array) -> jax.Array:
+    copies = array.shape[0] // state.frames_B.shape[0]  # a second one in arrays of 2B slots
     at = [i * state.frames_B.shape[0] + slot for i in range(copies)]
     return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, i, 1) for i in at])
 
   tokens = -(-frames // state.frames_per_token) if tokens is None else tokens
-  return _resized(jax.tree.map(row, state), frames, tokens)
+  return _resized(jax.tree.map(of_slot, state), frames, tokens)
 
 
 def insert(state: FlowState, one: FlowState, slot: int | jax.Array, keys: bool = True) -> FlowState:
-  """Copies the stream of a state of one row into a row; what was there is forgotten.
+  """Copies the stream of a state of one slot into a slot; what was there is lost.
 
   Args:
     state: streams.
-    one: from `take`, or solved in a state of one row; of no more slots than `state`.
-    slot: which row; may be traced.
-    keys: False leaves the row's keys and values alone: for a row whose first frames still
+    one: from `take`, or solved in a state of one slot; of no more positions than `state`.
+    slot: which one; may be traced.
+    keys: False leaves the slot's keys and values alone: for one whose first frames still
       hold those of the same prompt.
 
   Raises:
-    ConfigError: `one` has more than one row, or more slots than `state`.
+    ConfigError: `one` has more than one slot, or more positions than `state`.
   """
-  batch, slots = state.blocks_BS.shape
+  batch, positions = state.blocks_BS.shape
   tokens = state.encoder[BLOCKS].shape[1]
   of_one = one.frames_B.shape[0], one.blocks_BS.shape[1], one.encoder[BLOCKS].shape[1]
-  if of_one[0] != 1 or of_one[1] > slots or of_one[2] > tokens:
-    raise ConfigError(f"insert: expected 1 row of at most {slots} frames and {tokens} tokens, found {of_one}")
-  one = _resized(one, slots, tokens, keys=False)  # stamps only, so that the rest of the row is NEVER
+  if of_one[0] != 1 or of_one[1] > positions or of_one[2] > tokens:
+    raise ConfigError(f"insert: expected 1 slot of at most {positions} frames and {tokens} tokens, found {of_one}")
+  one = _resized(one, positions, tokens, keys=False)  # stamps only, so that the rest of the slot is NEVER
 
   def put(array: jax.Array, new: jax.Array) -> jax.Array:
     for i in range(new.shape[0]):  # the second one belongs to the half without conditions
@@ -140,23 +140,23 @@ def bytes_per_frame(config: FlowConfig, dtype: Any = jnp.float32, steps: int | N
 
 
 def word_of(name: str) -> str:
-  """Which kind of array a name of `Cache` stands for."""
+  """What an array of a `Cache` holds, by its name."""
   return name.rsplit("/", 1)[-1]
 
 
 def _resized(state: FlowState, frames: int, tokens: int, keys: bool = True) -> FlowState:
-  """The state with more or fewer slots. New ones are empty; those cut off are the last."""
+  """The state with more or fewer positions. New ones are empty; those cut off are the last."""
 
   def resize(arrays: Cache, old: int, new: int) -> Cache:
     return {name: fit(name, array, old, new) for name, array in arrays.items()}
 
   def fit(name: str, array: jax.Array, old: int, new: int) -> jax.Array:
-    axis = _SLOT_AXIS.get(word_of(name))
+    axis = _POSITION_AXIS.get(word_of(name))
     if axis is None or (axis == 2 and not keys):
       return array
-    slots = array.shape[axis] // old * new  # the encoder's upper half has several slots per token
-    array = jax.lax.slice_in_dim(array, 0, min(slots, array.shape[axis]), axis=axis)
-    padding = [(0, slots - array.shape[axis] if i == axis else 0) for i in range(array.ndim)]
+    size = array.shape[axis] // old * new  # the encoder's upper half has several positions per token
+    array = jax.lax.slice_in_dim(array, 0, min(size, array.shape[axis]), axis=axis)
+    padding = [(0, size - array.shape[axis] if i == axis else 0) for i in range(array.ndim)]
     return jnp.pad(array, padding, constant_values=masks.NEVER if word_of(name) == BLOCKS else 0)
 
   old_frames, old_tokens = state.blocks_BS.shape[1], state.encoder[BLOCKS].shape[1]

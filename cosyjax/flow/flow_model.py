@@ -32,7 +32,7 @@ class Flow(nn.Module):
     dtype: compute type; parameters are float32.
     training: stacked layout of the parameters, see `stack` and `unstack`; compiles each kind of
       layer once.
-    remat: what of each block the backward pass computes again, a name of `cosyjax.layers.remat`.
+    remat: what of each layer the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
 
   config: FlowConfig
@@ -114,7 +114,7 @@ class Flow(nn.Module):
     return self.velocity(x_BTM, mu_BTM, speaker_BM, cond_BTM, t_B, rate * token_lengths_B, repeat_blocks(blocks, rate))
 
 
-STACKS = ("block", "up_block", "mid")  # names of what is repeated; a stage of `mid` holds a `block` stack itself
+STACKS = ("block", "up_block", "mid")  # names of what is repeated; a layer of `mid` holds a `block` stack itself
 
 
 def stack(params: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ MASKS = ("full", "causal", "chunk", "two_chunks")  # blocks of all, 1, M and 2M 
 class FlowObjective:
   """What training draws and minimises.
 
-  The released training code has masks (1, 0, 1, 0), bare 0.5 and kind "squared".
+  The upstream training code has masks (1, 0, 1, 0), bare 0.5 and kind "squared".
   """
 
   kind: str = "l1"  # or "squared"

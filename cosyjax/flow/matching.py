@@ -44,7 +44,7 @@ def row_sums(
     prediction_BTM: of the network.
     target_BTM: from `interpolate`.
     lengths_B: frames in each row.
-    kind: "l1" (the paper) or "squared" (what the released training code computes).
+    kind: "l1" (the paper) or "squared" (what the upstream training code computes).
 
   Returns:
     (sums, how many numbers each is the sum of), float32 [B] each.

@@ -1,6 +1,6 @@
-"""Where a request's mel starts: the released model's fixed noise, or noise of its own.
+"""Where a request's mel starts: the upstream table of noise, or noise of its own.
 
-The released model draws one table from PyTorch's CPU generator with seed 0 and starts
+The upstream code draws one table from PyTorch's CPU generator with seed 0 and starts
 every request from its first frames. `noise_table` computes that table without PyTorch.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 TABLE_FRAMES = 15_000  # frames drawn at a time: five minutes
-TABLE_BINS = 80  # of the released table
+TABLE_BINS = 80  # of the upstream table
 
 
 def noise_table(frames: int = TABLE_FRAMES, mel_bins: int = TABLE_BINS) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Token encoder of the flow: speech tokens to features of mel frames (paper 2.4).
 
-A convolution that looks three tokens ahead, transformer blocks with relative positions
+A convolution that looks ahead, transformer layers with relative positions
 (Dai et al. 2019, section 3.3), upsampling, and more of them. Which frames see which
-is decided by the blocks that are passed in; see `cosyjax.layers.masks`. What stands before the
-first token is up to `cache`; see `cosyjax.flow.chunk_cache`.
+is decided by the mask blocks that are passed in; see `cosyjax.layers.masks`. What stands before the
+first token comes from `cache`; see `cosyjax.flow.chunk_cache`.
 """
 
 import math
@@ -57,7 +57,7 @@ class RelativeAttention(nn.Module):
     return dense(width, ("heads", "head_dim", "embed"), axis=(-2, -1), dtype=self.dtype, name="out")(y_BTNH)
 
 
-class EncoderBlock(nn.Module):
+class EncoderLayer(nn.Module):
   """Attention and feed-forward, each normalised first and added to its input."""
 
   config: FlowEncoderConfig
@@ -114,8 +114,8 @@ class TokenEncoder(nn.Module):
     config: sizes.
     rate: mel frames in a token.
     dtype: compute type.
-    training: blocks stacked under `block` and `up_block`, as `cosyjax.layers.stack` stacks them.
-    remat: what of each block the backward pass computes again, a name of `cosyjax.layers.remat`.
+    training: layers stacked under `block` and `up_block`, as `cosyjax.layers.stack` stacks them.
+    remat: what of each layer the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
 
   config: FlowEncoderConfig
@@ -159,7 +159,7 @@ class TokenEncoder(nn.Module):
     positions_RD = positions_up_to(mask, c.width)
     args = (c, self.dtype, self.training)
     layout = {"stacked": self.training, "remat": self.remat}
-    x_BUD = run_layers(EncoderBlock, args, c.layers, "block", x_BUD, mask, positions_RD, cache, **layout)
+    x_BUD = run_layers(EncoderLayer, args, c.layers, "block", x_BUD, mask, positions_RD, cache, **layout)
 
     cache = cache.faster(rate)
     x_BTD = cache.pad(self, jnp.repeat(x_BUD, rate, axis=1), 2 * rate)
@@ -167,7 +167,7 @@ class TokenEncoder(nn.Module):
     x_BTD = Embed(c.width, self.dtype, name="up_embed")(x_BTD)
     mask = cache.mask(masks.repeat_blocks(blocks_BU, rate))
     positions_RD = positions_up_to(mask, c.width)
-    x_BTD = run_layers(EncoderBlock, args, c.up_layers, "up_block", x_BTD, mask, positions_RD, cache, **layout)
+    x_BTD = run_layers(EncoderLayer, args, c.up_layers, "up_block", x_BTD, mask, positions_RD, cache, **layout)
     return LayerNorm(name="norm")(x_BTD)
 
   @staticmethod

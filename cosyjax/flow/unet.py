@@ -1,7 +1,7 @@
 """Velocity network of the flow: a causal one-dimensional UNet that never resamples.
 
-One stage down, `mid_layers` in the middle, one up with a skip connection. A stage is a
-convolution block that is told the time, followed by transformer blocks. Every convolution
+One layer down, `mid_layers` in the middle, one up with a skip connection. A layer is a
+residual unit of convolutions that takes the time, followed by transformer layers. Every convolution
 looks back only; how far attention looks ahead is decided by the blocks passed in, and what
 stands before the first frame by `cache` (see `cosyjax.flow.chunk_cache`).
 """
@@ -26,7 +26,7 @@ KERNEL = 3  # frames
 
 
 class TimeEmbedding(nn.Module):
-  """Time to a vector that every stage reads. float32 throughout: its angles reach 1000."""
+  """Time to a vector that every layer reads. float32 throughout: its angles reach 1000."""
 
   width: int
   features: int
@@ -64,7 +64,7 @@ class ConvUnit(nn.Module):
     return mish(LayerNorm(name="norm")(CausalConv(self.channels, self.dtype, name="causal")(x_BTC, cache)))
 
 
-class ResBlock(nn.Module):
+class ResidualUnit(nn.Module):
   """Two convolution units with the time added between them, and a linear path around both."""
 
   channels: int
@@ -79,7 +79,7 @@ class ResBlock(nn.Module):
     return y_BTC + dense(self.channels, ("conv_in", "conv_out"), dtype=self.dtype, name="around")(x_BTC)
 
 
-class TransformerBlock(nn.Module):
+class TransformerLayer(nn.Module):
   """Self-attention and feed-forward, each normalised first and added to its input."""
 
   config: UNetConfig
@@ -102,8 +102,8 @@ class TransformerBlock(nn.Module):
     return x_BTC + dense(c.channels, ("mlp", "embed"), dtype=self.dtype, name="down")(y_BTF)
 
 
-class Stage(nn.Module):
-  """A convolution block and `config.transformer_layers` transformer blocks."""
+class UNetLayer(nn.Module):
+  """A residual unit and `config.transformer_layers` transformer layers."""
 
   config: UNetConfig
   dtype: Any = jnp.float32
@@ -116,9 +116,9 @@ class Stage(nn.Module):
   ) -> jax.Array:
     """[B, T, C], the time's vectors [B, F] and a mask [B, T, S] to [B, T, channels]."""
     x_BTC = shard_rows(x_BTC) if self.training else x_BTC
-    x_BTC = ResBlock(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, cache)
+    x_BTC = ResidualUnit(self.config.channels, self.dtype, name="res")(x_BTC, time_BF, cache)
     args, layout = (self.config, self.dtype, self.training), {"stacked": self.training, "remat": self.remat}
-    return run_layers(TransformerBlock, args, self.config.transformer_layers, "block", x_BTC, mask, cache, **layout)
+    return run_layers(TransformerLayer, args, self.config.transformer_layers, "block", x_BTC, mask, cache, **layout)
 
 
 class UNet(nn.Module):
@@ -127,8 +127,8 @@ class UNet(nn.Module):
   Attributes:
     config: sizes.
     dtype: compute type.
-    training: stages and blocks stacked under `mid` and `block`, as `cosyjax.layers.stack` stacks them.
-    remat: what of each transformer block the backward pass computes again, a name of `cosyjax.layers.remat`.
+    training: layers stacked under `mid` and `block`, as `cosyjax.layers.stack` stacks them.
+    remat: what of each transformer layer the backward pass computes again, a name of `cosyjax.layers.remat`.
   """
 
   config: UNetConfig
@@ -171,11 +171,11 @@ class UNet(nn.Module):
     x_BTC = jnp.concatenate([x_BTM, mu_BTM, speaker_BTM, cond_BTM], axis=-1).astype(self.dtype)
 
     args = (c, self.dtype, self.training, self.remat)
-    skip_BTC = Stage(*args, name="down")(x_BTC, time_BF, mask, cache)
+    skip_BTC = UNetLayer(*args, name="down")(x_BTC, time_BF, mask, cache)
     x_BTC = CausalConv(c.channels, self.dtype, name="down_conv")(skip_BTC, cache)
-    x_BTC = run_layers(Stage, args, c.mid_layers, "mid", x_BTC, time_BF, mask, cache, stacked=self.training)
+    x_BTC = run_layers(UNetLayer, args, c.mid_layers, "mid", x_BTC, time_BF, mask, cache, stacked=self.training)
     x_BTC = jnp.concatenate([x_BTC, skip_BTC], axis=-1)
-    x_BTC = Stage(*args, name="up")(x_BTC, time_BF, mask, cache)
+    x_BTC = UNetLayer(*args, name="up")(x_BTC, time_BF, mask, cache)
     x_BTC = CausalConv(c.channels, self.dtype, name="up_conv")(x_BTC, cache)
     x_BTC = ConvUnit(c.channels, self.dtype, name="last")(x_BTC, cache)
     y_BTM = dense(bins, ("conv_in", None), dtype=self.dtype, name="to_mel")(x_BTC)

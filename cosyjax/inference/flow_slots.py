@@ -75,7 +75,7 @@ class FlowSlots:
     euler = lambda params, *args: chunk_solver.euler_step(network, params, *args[:-1], guidance=args[-1])
     self._encode = program(f"flow encode, window {window}", encode, donate=(1,))
     self._euler = program("flow step", euler, donate=(1, 3))
-    self._open = program("flow open", flow_state.open_rows, donate=(0,))
+    self._open = program("flow open", flow_state.open_slots, donate=(0,))
     self._insert = {
       keys: program(f"flow insert, keys {keys}", functools.partial(flow_state.insert, keys=keys), donate=(0,))
       for keys in (True, False)

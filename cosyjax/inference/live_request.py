@@ -12,7 +12,7 @@ from cosyjax.inference.requests import Request
 from cosyjax.inference.schedule import Schedule
 from cosyjax.inference.text_source import Inbox
 from cosyjax.lm.decode import RUNNING
-from cosyjax.lm.interleave import Append, Interleaver, KnownText
+from cosyjax.lm.interleave import GivenTokens, Interleaver, KnownText
 from cosyjax.text.incremental import Fed
 
 READ_AHEAD = 2  # segments behind the one that is spoken; more text than that has to wait
@@ -67,15 +67,15 @@ class LiveSegment:
     if fed.last:
       self.layout.close()
 
-  def opening(self) -> Append | None:
+  def prefill(self) -> GivenTokens | None:
     """What the sequence begins with, once it can."""
-    return self._going_in(self.layout.opening())
+    return self._going_in(self.layout.prefill())
 
-  def next(self) -> Append | None:
+  def next(self) -> GivenTokens | None:
     """What goes into a sequence that waits, once it can."""
-    return self._going_in(self.layout.next(len(self.tokens)))
+    return self._going_in(self.layout.extend(len(self.tokens)))
 
-  def _going_in(self, append: Append | None) -> Append | None:
+  def _going_in(self, append: GivenTokens | None) -> GivenTokens | None:
     if append is not None:
       self.begun, self.waiting, self._limit = True, False, append.max_tokens
       while self._texts and self._texts[0][0] < self.layout.text_used:
@@ -170,7 +170,7 @@ class LiveRequest:
     """The segment whose tokens are drawn."""
     return next((s for s in self.segments if not s.done), None)
 
-  def answer(self) -> Append | None:
+  def answer(self) -> GivenTokens | None:
     """What goes into the sequence that is decoded, if it waits and there is enough text."""
     segment = self.decoding
     return segment.next() if segment is not None and segment.waiting else None

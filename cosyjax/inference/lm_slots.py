@@ -18,16 +18,16 @@ from cosyjax.inference.padding import column
 from cosyjax.inference.requests import MAX_WINDOW, SAMPLERS, Request
 from cosyjax.inference.voice import Voice
 from cosyjax.lm import decode
-from cosyjax.lm.interleave import Append, Interleaver, KnownText
+from cosyjax.lm.interleave import GivenTokens, Interleaver, KnownText
 from cosyjax.lm.sampling import RepetitionAware, repetitions
-from cosyjax.lm.sequence import pad_rows
+from cosyjax.lm.sequence import pad_sequences
 
 DECODE_STEPS = 16  # tokens between two looks of the host: 0.64 s of speech
 EXTENDS = (8, 64, 256, 1024)  # ids that go into sequences at once, padded to one of these
 PREFIXES = 16  # prompts whose cached prefixes are kept
 NEVER = 1 << 20  # repetitions that no window holds
 
-Sequences = Sequence[tuple[Append, Request, int]]  # what each begins with, whose it is, and its segment's number
+Sequences = Sequence[tuple[GivenTokens, Request, int]]  # what each begins with, whose it is, and its segment's number
 
 
 class LMSlots:
@@ -85,7 +85,9 @@ class LMSlots:
     self._prefixes.move_to_end(key)
     return self._prefixes[key], len(ids_L)
 
-  def open(self, slot: int, append: Append, layout: KnownText | Interleaver, request: Request, number: int) -> None:
+  def open(
+    self, slot: int, append: GivenTokens, layout: KnownText | Interleaver, request: Request, number: int
+  ) -> None:
     """Begins a sequence in a slot, after the cached prefix of its prompt.
 
     Args:
@@ -126,7 +128,7 @@ class LMSlots:
     more = _bounds(appends, self._count), _keys(sequences, self._count), self._samplers
     self.state = self._prefill[self.capacity](self._params, rows, *more)
 
-  def extend(self, appends: Mapping[int, tuple[Append, int]]) -> None:
+  def extend(self, appends: Mapping[int, tuple[GivenTokens, int]]) -> None:
     """Gives waiting sequences more to read.
 
     Args:
@@ -239,11 +241,11 @@ def _decode(network, params, state, steps, active_B, seen_B, sampler):
 
 
 def _padded(rows: Sequence[tuple[np.ndarray, np.ndarray]], length: int, batch: int | None = None) -> list[np.ndarray]:
-  padded = pad_rows(rows, length=length, batch=batch)
+  padded = pad_sequences(rows, length=length, batch=batch)
   return [padded.ids_BL, padded.token_types_BL, padded.lengths_B]
 
 
-def _bounds(appends: Sequence[Append | None], batch: int) -> list[np.ndarray]:
+def _bounds(appends: Sequence[GivenTokens | None], batch: int) -> list[np.ndarray]:
   """Bounds of speech tokens, and mode, of each sequence; zeros where nothing goes in."""
   numbers = lambda name: column([0 if a is None else getattr(a, name) for a in appends], batch)
   return [numbers(name) for name in ("min_tokens", "max_tokens", "mode")]
@@ -275,5 +277,5 @@ def _nobody(model: LoadedModel) -> Request:
   return Request("", Voice.from_speaker(np.zeros(1)), mode="speaker").resolved(model.config)
 
 
-def _nothing(length: int, prefix: int = 0, most: int = 0) -> Append:
-  return Append(*np.zeros((2, length), np.int32), 0, most, decode.KNOWN, prefix)
+def _nothing(length: int, prefix: int = 0, most: int = 0) -> GivenTokens:
+  return GivenTokens(*np.zeros((2, length), np.int32), 0, most, decode.KNOWN, prefix)

@@ -212,7 +212,7 @@ class Scheduler:
   def _begin(self, live: LiveRequest) -> bool:
     """Starts the LM sequence of a request's next segment, if there is enough text for it."""
     segment = live.decoding
-    append = segment.opening() if segment is not None and not segment.begun else None
+    append = segment.prefill() if segment is not None and not segment.begun else None
     if append is not None:
       self._slots.lm.open(live.slot, append, segment.layout, live.request, segment.number)
     return append is not None

@@ -156,7 +156,7 @@ class Synthesizer:
         raise type(error)(f"request {index}: {error}" if len(requests) > 1 else str(error)) from error
       rows += [(text, layout, number) for number, (text, layout) in enumerate(known)]
       owners += [index] * len(known)
-    sequences = [(layout.opening(), resolved[i], number) for i, (_, layout, number) in zip(owners, rows, strict=True)]
+    sequences = [(layout.prefill(), resolved[i], number) for i, (_, layout, number) in zip(owners, rows, strict=True)]
     decoded = offline.decode(self.loaded, sequences, progress)
     chunks = [
       Chunk(request, tokens_U, len(tokens_U), number)

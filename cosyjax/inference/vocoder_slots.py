@@ -42,7 +42,7 @@ class VocoderSlots:
     scheme, bins = self.scheme, model.config.vocoder.mel_bins
     empty = lambda: (scheme.empty(count), jnp.zeros((count, bins)))
     self._empty = model.program(f"vocoder slots {count}", empty)
-    opened = lambda state, slots_b: (scheme.open_rows(state[0], slots_b), state[1])
+    opened = lambda state, slots_b: (scheme.open_slots(state[0], slots_b), state[1])
     self._open = model.program("vocoder open", opened, donate=(0,))
     step = functools.partial(_step, self.scheme, network)
     self._steps = {

@@ -3,9 +3,9 @@
 Frames belong to blocks, and frame i may see frame j when `block[j] <= block[i]`. Blocks
 of equal size counted from the first prompt frame give the paper's four masks (2.4):
 non-causal (one block), full-causal (size 1), chunk-M and chunk-2M. Unequal blocks are a
-stream's schedule. Padding is a frame that nobody sees.
+stream's schedule. Padding is a frame that no frame sees.
 
-Packed rows of the language model hold several utterances, told apart by their segments.
+Packed rows of the language model hold several utterances, separated by their segments.
 """
 
 import jax
@@ -53,11 +53,11 @@ def block_mask(
   Args:
     query_blocks: int32 [..., Q].
     key_blocks: int32 [..., S]; the queries' own blocks if None.
-    window: blocks before its own that a query sees; all if None. A stream's cache may forget the rest.
+    window: blocks before its own that a query sees; all if None. A stream's cache may drop the rest.
     pinned: bool [..., S], keys that no window takes away, such as a prompt's.
 
   Returns:
-    bool [..., Q, S]. A key in block `NEVER` is seen by nobody, except that a padded query
+    bool [..., Q, S]. A key in block `NEVER` is not seen, except that a padded query
     sees padded keys, which keeps its softmax finite.
   """
   key_blocks = query_blocks if key_blocks is None else key_blocks

@@ -1,6 +1,6 @@
 """What one kind of device likes better: every special form of a computation, with its reason and its measure.
 
-A module writes its equation plainly. Where a device needs another program for the same numbers, it asks `form` for
+A module writes its equation plainly. Where a device needs another program for the same numbers, it takes from `form`
 the one or the other. The table is all there is of this in the library; an entry stays as long as the named benchmark
 loses more than a tenth without it (`docs/performance.md` has the figures).
 """
@@ -20,7 +20,7 @@ class Form:
   Attributes:
     platform: "cpu", "cuda" or "tpu".
     why: what the device likes about it.
-    benchmark: command and figure that tell.
+    benchmark: command, and the figure of it that counts.
     lowered: chosen when a program is lowered, so that one compiled ahead for another device gets that device's form.
       False for forms that cannot be traced elsewhere: these follow the default device.
   """

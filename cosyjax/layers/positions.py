@@ -53,7 +53,7 @@ def from_offsets(table_RNH: jax.Array, offset_B: jax.Array, queries: int) -> jax
 
   Returns:
     [B, R, N, H], as if the table had been made for that offset. Of keys after a row's last
-    query, which nobody sees, it is right only for the next few.
+    query, which it does not see, it is right only for the next few.
   """
   places = table_RNH.shape[0]
   start_B1 = (places - 2 * queries - offset_B)[:, None]

@@ -1,11 +1,11 @@
 """Decoding speech tokens: prefill, K steps per call on the device, and a host driver.
 
-The state is a value of fixed shapes. A row is a request; it starts at its prefill, stops by
+The state is a value of fixed shapes. A sequence is a request; it starts at its prefill, stops by
 itself, and neither its slot nor its batch mates change its tokens. `decode_steps` runs many
-steps without the host; `extend` appends tokens to running rows (text that arrives later). What
+steps without the host; `extend` appends tokens to running sequences (text that arrives later). What
 is to be appended when is the business of `cosyjax.lm.interleave`.
 
-A row pauses as it stops: at `max_tokens_B`, where the host may set a new one and append. A fill that
+A sequence pauses as it stops: at `max_tokens_B`, where the host may set a new one and append. A fill that
 is due after M speech ids is just that, and takes no draw.
 """
 
@@ -37,12 +37,12 @@ from cosyjax.lm.decode_state import (
 )
 from cosyjax.lm.qwen2 import Cache, pad_cache
 from cosyjax.lm.sampling import RepetitionAware, Sampler, forbid
-from cosyjax.lm.sequence import SPEECH, pad_rows
+from cosyjax.lm.sequence import SPEECH, pad_sequences
 from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 ENDINGS = ("running", "end", "end", "end", "length", "idle")  # code -> word; known text ends at any stopping id
 
-# Which special ids a rule forbids: all that cannot come where the row stands, or the end alone, as upstream does.
+# Which special ids a rule forbids: all that cannot come where the sequence stands, or the end alone, as upstream does.
 FORBID_ALL, FORBID_END = "all", "end"
 
 __all__ = [
@@ -76,7 +76,7 @@ __all__ = [
 def prefix_cache(
   model: TextSpeechLM, params: dict, ids_BL: jax.Array, token_types_BL: jax.Array, lengths_B: jax.Array
 ) -> Cache:
-  """Keys and values of what many requests begin with, for `prefill`: a cache of L slots."""
+  """Keys and values of what many requests begin with, for `prefill`: a cache of L positions."""
   return model.apply({"params": params}, ids_BL, token_types_BL, lengths_B, method=model.prefill)[1]
 
 
@@ -98,20 +98,20 @@ def prefill(
   below_min: str = FORBID_ALL,
   recent: int | None = None,
 ) -> DecodeState:
-  """Runs the prompts and draws each row's first token.
+  """Runs the prompts and draws each sequence's first token.
 
   Args:
     model: with separate layers.
     params: of `model`.
-    ids_BL, token_types_BL: int32 rows of `cosyjax.lm.sequence`, padded at the end.
+    ids_BL, token_types_BL: int32 sequences of `cosyjax.lm.sequence`, padded at the end.
     lengths_B: int32 valid positions. Rows of 0 fill the batch and stay idle.
     min_tokens_B, max_tokens_B: int32 speech tokens to produce.
     keys_B: typed keys, one per request.
-    capacity: cache slots and length of the token buffer; at least prompt and `max_tokens` of every row.
+    capacity: cache positions and length of the token buffer; at least prompt and `max_tokens` of every sequence.
     mode_B: int32 KNOWN (default), OPEN or CLOSED.
-    prefix: of `prefix_cache`; the rows of this call follow it. At most `capacity` slots.
-    starts_B: int32, how many positions of the prefix each row follows; all of its slots if None.
-    sampler: see `cosyjax.lm.sampling`; by default what the model's configuration asks for.
+    prefix: of `prefix_cache`; the sequences of this call follow it. At most `capacity` positions.
+    starts_B: int32, how many positions of the prefix each sequence follows; all of them if None.
+    sampler: see `cosyjax.lm.sampling`; the model configuration's by default.
     below_min: FORBID_ALL, or FORBID_END for the upstream rule, which forbids the end alone
       (below `min_tokens`, and as long as there is text to come).
     recent: emitted ids that the sampler can look back at; the configuration's window if None.
@@ -148,9 +148,9 @@ def decode_step(
   sampler: Sampler | None = None,
   below_min: str = FORBID_ALL,
 ) -> DecodeState:
-  """Feeds every running row its last token and draws the next.
+  """Feeds every running sequence its last token and draws the next.
 
-  Rows that are done, and rows that are not active (bool; all are if None), stay as they are.
+  Rows that are done, and sequences that are not active (bool; all are if None), stay as they are.
   """
   runs_B = _running(state, active_B)
   token_types_B1 = jnp.full((runs_B.shape[0], 1), SPEECH, jnp.int32)
@@ -172,7 +172,7 @@ def decode_steps(
   sampler: Sampler | None = None,
   below_min: str = FORBID_ALL,
 ) -> DecodeState:
-  """`steps` steps on the device; fewer if no active row runs any more. Jit it with `state` donated.
+  """`steps` steps on the device; fewer if no active sequence runs any more. Jit it with `state` donated.
 
   Args:
     steps: may be traced, so that one program serves all numbers.
@@ -203,15 +203,15 @@ def extend(
   sampler: Sampler | None = None,
   below_min: str = FORBID_ALL,
 ) -> DecodeState:
-  """Appends given tokens to rows and draws each one's next token.
+  """Appends given tokens to sequences and draws each one's next token.
 
-  A row whose last drawn id is speech that is not in the cache yet gets that id first. A row
+  A sequence whose last drawn id is speech that is not in the cache yet gets that id first. A sequence
   that a stopping id or its `max_tokens` had ended runs again. Rows of length 0 stay as they are.
 
   Args:
     ids_BL, token_types_BL: int32 tokens to append, padded at the end.
-    lengths_B: how many each row gets.
-    min_tokens_B, max_tokens_B, mode_B: int32, new bounds and mode of the rows that get tokens; unchanged if None.
+    lengths_B: how many each sequence gets.
+    min_tokens_B, max_tokens_B, mode_B: int32, new bounds and mode of the sequences that get tokens; unchanged if None.
   """
   more_B = lengths_B > 0
   pending_B = (more_B & (state.last_B < model.config.speech_vocab.codebook_size) & (state.counts_B > 0)).astype(
@@ -245,7 +245,7 @@ def _running(state: DecodeState, active_B: jax.Array | None) -> jax.Array:
 
 
 def _forbidden(vocab: SpeechVocab, state: DecodeState, below_min: str) -> jax.Array:
-  """Which of the special ids each row may not draw: bool [B, J]."""
+  """Which of the special ids each sequence may not draw: bool [B, J]."""
   places_1J = np.arange(vocab.special_rows)[None]
   early_B1, mode_B1 = (state.counts_B < state.min_tokens_B)[:, None], state.mode_B[:, None]
   if below_min != FORBID_ALL:
@@ -255,7 +255,7 @@ def _forbidden(vocab: SpeechVocab, state: DecodeState, below_min: str) -> jax.Ar
 
 
 def _endings(vocab: SpeechVocab) -> np.ndarray:
-  """What a row that draws a special id is ended by: a code of `DecodeState.ended_B` for each place."""
+  """What a sequence that draws a special id is ended by: a code of `DecodeState.ended_B` for each place."""
   codes_J = np.full(vocab.special_rows, STOP, np.int32)
   codes_J[vocab.end], codes_J[vocab.fill] = END, FILL
   return codes_J
@@ -269,14 +269,14 @@ def _take(
   below_min: str,
   drawing_B: jax.Array | bool = True,
 ) -> DecodeState:
-  """Draws one id for each running row of `drawing_B` and books it: emitted, or the row's end."""
+  """Draws one id for each running sequence of `drawing_B` and books it: emitted, or the sequence's end."""
   sampler, vocab = RepetitionAware.of(config) if sampler is None else sampler, config.speech_vocab
   logits_BV = forbid(logits_BV, _forbidden(vocab, state, below_min))
   drawn_B = sampler(logits_BV, state.recent_BW, state.keys_B, state.draws_B)
 
   takes_B = ~state.done_B & drawing_B
   emits_B = takes_B & (drawn_B < vocab.codebook_size)
-  rows = jnp.arange(drawn_B.shape[0])
+  each_B = jnp.arange(drawn_B.shape[0])
   slots_B = jnp.where(emits_B, state.counts_B, state.tokens_BU.shape[1])  # one past the end is dropped
   counts_B = state.counts_B + emits_B
   stopped_B = jnp.asarray(_endings(vocab))[jnp.maximum(drawn_B - vocab.codebook_size, 0)]
@@ -284,7 +284,7 @@ def _take(
   ended_B = jnp.where(takes_B, ended_B, state.ended_B)
   return state.replace(
     last_B=jnp.where(takes_B, drawn_B, state.last_B),
-    tokens_BU=state.tokens_BU.at[rows, slots_B].set(drawn_B, mode="drop"),
+    tokens_BU=state.tokens_BU.at[each_B, slots_B].set(drawn_B, mode="drop"),
     counts_B=counts_B,
     draws_B=state.draws_B + takes_B,
     recent_BW=jnp.where(emits_B[:, None], jnp.c_[state.recent_BW[:, 1:], drawn_B], state.recent_BW),
@@ -295,7 +295,7 @@ def _take(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-  """One row's result.
+  """One sequence's result.
 
   Attributes:
     tokens_U: int32 speech ids.
@@ -309,7 +309,7 @@ class Decoded:
 def generate(
   model: TextSpeechLM,
   params: dict,
-  rows: Sequence[tuple[np.ndarray, np.ndarray]],
+  sequences: Sequence[tuple[np.ndarray, np.ndarray]],
   keys_B: jax.Array,
   min_tokens: Sequence[int],
   max_tokens: Sequence[int],
@@ -321,28 +321,34 @@ def generate(
   length: int | None = None,
   capacity: int | None = None,
 ) -> list[Decoded]:
-  """Decodes rows to their ends, `steps` tokens per call to the device.
+  """Decodes sequences to their ends, `steps` tokens per call to the device.
 
   Args:
-    rows: (ids, token types) of `cosyjax.lm.sequence`.
-    keys_B: typed keys, one per row.
-    min_tokens, max_tokens: speech tokens per row.
-    batch, length, capacity: shapes to pad to (rows, prompt positions, cache slots); by default
-      what the rows need. Each new combination is compiled once.
+    sequences: (ids, token types) of `cosyjax.lm.sequence`.
+    keys_B: typed keys, one per sequence.
+    min_tokens, max_tokens: speech tokens per sequence.
+    batch, length, capacity: shapes to pad to (sequences, prompt positions, cache positions); by default
+      what the sequences need. Each new combination is compiled once.
 
   Raises:
-    TokenError: a row does not fit the shapes, is empty, or asks for less than no tokens.
+    TokenError: a sequence does not fit the shapes, is empty, or its bounds are negative.
   """
-  padded = pad_rows(rows, length=length, batch=batch)
+  padded = pad_sequences(sequences, length=length, batch=batch)
   size, width = padded.ids_BL.shape
-  if not len(rows) == len(min_tokens) == len(max_tokens) == keys_B.shape[0]:
+  if not len(sequences) == len(min_tokens) == len(max_tokens) == keys_B.shape[0]:
     found = f"{keys_B.shape[0]} keys, {len(min_tokens)} min_tokens and {len(max_tokens)} max_tokens"
-    raise TokenError(f"{len(rows)} rows, {found}")
-  needed = max([width, *(len(ids) + m for (ids, _), m in zip(rows, max_tokens, strict=True))])
+    raise TokenError(f"{len(sequences)} sequences, {found}")
+  needed = max([width, *(len(ids) + m for (ids, _), m in zip(sequences, max_tokens, strict=True))])
   capacity = needed if capacity is None else capacity
-  if capacity < needed or min(padded.lengths_B[: len(rows)], default=1) < 1 or min([0, *min_tokens, *max_tokens]) < 0:
-    raise TokenError(f"rows of 1 to {capacity} positions, prompt and max_tokens together, are possible; found {needed}")
-  spare = size - len(rows)
+  if (
+    capacity < needed
+    or min(padded.lengths_B[: len(sequences)], default=1) < 1
+    or min([0, *min_tokens, *max_tokens]) < 0
+  ):
+    raise TokenError(
+      f"sequences of 1 to {capacity} positions, prompt and max_tokens together, are possible; found {needed}"
+    )
+  spare = size - len(sequences)
   pad = lambda values: jnp.asarray([*values, *[0] * spare], jnp.int32)
   keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (spare,))]) if spare else keys_B
   state = _prefill_jit(
@@ -352,7 +358,7 @@ def generate(
   while not np.all(state.done_B):
     state = _steps_jit(model, params, state, steps, sampler=sampler, below_min=below_min)
   tokens_BU, counts_B, ended_B = jax.device_get((state.tokens_BU, state.counts_B, state.ended_B))
-  return [Decoded(tokens_BU[b, : counts_B[b]], ENDINGS[ended_B[b]]) for b in range(len(rows))]
+  return [Decoded(tokens_BU[b, : counts_B[b]], ENDINGS[ended_B[b]]) for b in range(len(sequences))]
 
 
 _prefill_jit = jax.jit(prefill, static_argnames=("model", "capacity", "below_min"))

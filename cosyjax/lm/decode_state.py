@@ -1,7 +1,7 @@
-"""Where a batch of decodes stands, as a value, and the moves of rows into and out of it.
+"""Where a batch of decodes stands, as a value, and the moves of sequences into and out of it.
 
-A batch has slots. A request's row is prefilled alone, inserted into a free slot while the other
-rows run on, and released when it is done.
+A batch has slots. A request's sequence is prefilled alone, inserted into a free slot while the other
+sequences run on, and removed when it is done.
 """
 
 import flax.struct
@@ -12,14 +12,14 @@ from cosyjax.config import LMConfig
 from cosyjax.layers.basic import Dtype
 from cosyjax.lm.qwen2 import Cache, empty_cache, pad_cache
 
-# Why a row is not running: codes in `DecodeState.ended_B`. It drew the end, another stopping id, or a fill; it has as
-# many tokens as it may; there is no request.
+# Why a sequence is not running: codes in `DecodeState.ended_B`. It drew the end, another stopping id, or a fill; it
+# has as many tokens as it may; there is no request.
 RUNNING, END, STOP, FILL, LENGTH, IDLE = range(6)
 
-# What a row knows of its text: codes in `DecodeState.mode_B`.
-#   KNOWN   all text was there from the start: an id of `ends_known` ends the row, not before `min_tokens`.
-#   OPEN    streamed text, more to come: a fill may be drawn, and asks for the next group.
-#   CLOSED  streamed text that has ended: an id of `ends_streamed` ends the row, not before `min_tokens`.
+# How much of its text a sequence has: codes in `DecodeState.mode_B`.
+#   KNOWN   all text was there from the start: an id of `ends_known` ends the sequence, not before `min_tokens`.
+#   OPEN    streamed text, more to come: a fill may be drawn, and the next group follows it.
+#   CLOSED  streamed text that has ended: an id of `ends_streamed` ends the sequence, not before `min_tokens`.
 KNOWN, OPEN, CLOSED = range(3)
 
 
@@ -28,19 +28,19 @@ class DecodeState:
   """Where a batch of decodes stands. Shapes are fixed, so that one program serves all steps.
 
   Attributes:
-    cache: keys and values; slot s of a row holds its position s. Free slots may hold anything.
-    filled_B: int32, tokens in each row's cache: the next free slot.
+    cache: keys and values; place s of a sequence holds its position s. Free places may hold anything.
+    filled_B: int32, tokens in each sequence's cache: the next free place.
     last_B: int32, id drawn last. It is not in the cache yet, unless it is a stopping id,
       which never goes there.
     tokens_BU: int32, ids emitted so far; zeros from `counts_B` on.
     counts_B: int32, how many were emitted.
     draws_B: int32, how many ids were drawn, stopping ids included: the position that a draw's
-      key is made of. While a row of known text runs, it is the count.
+      key is made of. While a sequence of known text runs, it is the count.
     min_tokens_B, max_tokens_B: int32, no ending below the one, stopped (or paused) at the other.
     mode_B: int32, KNOWN, OPEN or CLOSED.
     recent_BW: int32, the last W emitted ids, newest last; -1 before the first. What samplers look back at.
-    ended_B: int32, RUNNING, or why the row is not.
-    done_B: bool, the row is not running.
+    ended_B: int32, RUNNING, or why the sequence is not.
+    done_B: bool, the sequence is not running.
     keys_B: one key per request.
   """
 
@@ -60,12 +60,12 @@ class DecodeState:
 
   @property
   def capacity(self) -> int:
-    """Cache slots of a row, and the length of its token buffer."""
+    """Cache positions of a sequence, and the length of its token buffer."""
     return self.tokens_BU.shape[1]
 
 
 def new_state(config: LMConfig, cache: Cache, keys_B: jax.Array, recent: int | None = None) -> DecodeState:
-  """Idle rows around a cache, one for each key; `recent` emitted ids are kept (the configuration's if None)."""
+  """Idle sequences around a cache, one for each key; `recent` emitted ids are kept (the configuration's if None)."""
   batch, capacity = keys_B.shape[0], cache[0].v_BKSH.shape[2]
   zeros = lambda: jnp.zeros(batch, jnp.int32)  # an array for each field: one that stands twice cannot be donated
   return DecodeState(
@@ -94,7 +94,7 @@ def empty_state(
 
 
 def insert(state: DecodeState, one: DecodeState, slot: jax.Array | int) -> DecodeState:
-  """Puts the first row of `one` into a slot, whatever was there. Jit it with `state` donated.
+  """Puts the first sequence of `one` into a slot, whatever was there. Jit it with `state` donated.
 
   Args:
     state: slots of a capacity of at least that of `one`.
@@ -125,10 +125,10 @@ def release(state: DecodeState, slot: jax.Array | int) -> DecodeState:
 
 
 def grow(state: DecodeState, capacity: int) -> DecodeState:
-  """The same rows with room for `capacity` positions each.
+  """The same sequences with room for `capacity` positions each.
 
   Raises:
-    ConfigError: the rows have more already.
+    ConfigError: the sequences have more already.
   """
   cache = pad_cache(state.cache, capacity)
   return state.replace(cache=cache, tokens_BU=jnp.pad(state.tokens_BU, ((0, 0), (0, capacity - state.capacity))))

@@ -1,11 +1,11 @@
 """What goes into a sequence next: of text that is known, and of text ids as they arrive (paper 2.3 and Fig. 2).
 
 Text that is known goes in at once (`KnownText`). Text that arrives takes turns with speech
-(`Interleaver`): a row opens with groups of N text ids and M prompt speech ids. Then it speaks until it
+(`Interleaver`): a sequence opens with groups of N text ids and M prompt speech ids. Then it speaks until it
 draws a fill, or until M speech ids have followed the last group, when a fill is due; both are answered by
 the next N text ids. When the text has ended and fewer than N ids are left, they go in with the turn,
-and the row speaks to its end. A group goes in as a whole or not at all, and only when the row
-waits for it: so the row does not depend on how the text was cut, nor on when it came.
+and the sequence speaks to its end. A group goes in as a whole or not at all, and only when the sequence
+has stopped for it: so the sequence does not depend on how the text was cut, nor on when it came.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from cosyjax.lm.text_speech_lm import TextSpeechLM
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Append:
-  """Tokens to run through a row before it draws again, and the bounds it then has.
+class GivenTokens:
+  """Tokens to run through a sequence before it draws again, and the bounds it then has.
 
   Attributes:
     ids_L, token_types_L: int32, at least one.
-    min_tokens: speech ids of the whole row below which it may not end.
-    max_tokens: speech ids of the whole row at which it stops, or waits for more text.
+    min_tokens: speech ids of the whole sequence below which it may not end.
+    max_tokens: speech ids of the whole sequence at which it stops, or pauses for more text.
     mode: KNOWN, OPEN or CLOSED of `cosyjax.lm.decode`.
     prefix: how many of the first ids are in the prompt's cached prefix; less than all, as the
       last one has to run.
@@ -54,7 +54,7 @@ class KnownText:
     config: of the LM.
     prompt_text: text ids before the new text: a prompt's transcript, or an instruction.
     text: new ids.
-    prompt_speech_U: speech ids of the transcript, which the row continues; none otherwise.
+    prompt_speech_U: speech ids of the transcript, which the sequence continues; none otherwise.
     min_tokens, max_tokens: bounds of its speech ids.
   """
 
@@ -68,13 +68,13 @@ class KnownText:
 
   @classmethod
   def of(cls, config: LMConfig, prompt_text: Ids, text: Ids, prompt_speech_U: np.ndarray) -> "KnownText":
-    """With the bounds that the configuration asks for."""
+    """With the bounds of the configuration."""
     bounds = (int(len(text) * ratio) for ratio in (config.min_tokens_per_text, config.max_tokens_per_text))
     return cls(config, prompt_text, text, prompt_speech_U, *bounds)
 
   @property
   def text_used(self) -> int:
-    """New text ids that are in the row."""
+    """New text ids that are in the sequence."""
     return len(self.text)
 
   @property
@@ -82,37 +82,37 @@ class KnownText:
     """What depends on the prompt alone: start and transcript, or start and instruction."""
     return sequence.known_text_prefix(self.prompt_text, config=self.config)
 
-  def opening(self) -> Append:
-    """Everything that the row reads."""
-    tokens = sequence.known_text_row(self.prompt_text, self.text, self.prompt_speech_U, config=self.config)
-    return Append(*tokens, self.min_tokens, self.max_tokens, KNOWN, prefix=len(self.prefix[0]))
+  def prefill(self) -> GivenTokens:
+    """Everything that the sequence reads."""
+    tokens = sequence.known_text_sequence(self.prompt_text, self.text, self.prompt_speech_U, config=self.config)
+    return GivenTokens(*tokens, self.min_tokens, self.max_tokens, KNOWN, prefix=len(self.prefix[0]))
 
-  def next(self, emitted: int) -> None:
+  def extend(self, emitted: int) -> None:
     """Nothing follows."""
 
   def finished(self, ended: int) -> bool:
-    """A row that does not run is at its end."""
+    """A sequence that does not run is at its end."""
     return True
 
 
 class Interleaver:
-  """One streamed request's books: which ids have come, which are in the row, what goes in next.
+  """State of one streamed request's text: which ids have come, which are in the sequence, what goes in next.
 
   Attributes:
-    prefix: (ids, token types) that every row of the prompt begins with: the start, and the groups whose
+    prefix: (ids, token types) that every sequence of the prompt begins with: the start, and the groups whose
       text is all of the prompt.
     closed: the text has ended.
-    new_text: ids that were pushed. A request that is closed at 0 has nothing to say and never opens.
-    placed: positions handed out so far; the row holds them and the speech ids it emitted.
+    new_text: ids that were pushed. A request that is closed at 0 has nothing to say and is never prefilled.
+    placed: positions handed out so far; the sequence holds them and the speech ids it emitted.
   """
 
   def __init__(self, config: LMConfig, prompt_text: Ids = (), prompt_speech: Ids = ()) -> None:
-    """Starts a row without text.
+    """Starts a sequence without text.
 
     Args:
       config: N, M and the bounds per text id.
       prompt_text: text ids before the new text: a prompt's transcript, or an instruction.
-      prompt_speech: speech ids of the transcript, which the row continues; none otherwise.
+      prompt_speech: speech ids of the transcript, which the sequence continues; none otherwise.
 
     Raises:
       TokenError: an id outside its vocabulary, or speech without a transcript.
@@ -124,12 +124,12 @@ class Interleaver:
       raise TokenError("prompt speech ids need the text ids of their transcript, found none")
     self._until_fill = sequence.speech_until_fill(len(self._speech), config)
     self.prefix, _, _ = sequence.interleave(self._waiting, self._speech, config)
-    self._mode: int | None = None  # of the last append
+    self._mode: int | None = None  # of the last given tokens
     self.closed, self.new_text, self.placed = False, 0, 0
 
   @property
   def text_used(self) -> int:
-    """New text ids that are in the row."""
+    """New text ids that are in the sequence."""
     return max(self.new_text - len(self._waiting), 0)
 
   def push(self, ids: Ids) -> None:
@@ -148,52 +148,52 @@ class Interleaver:
     """No more text will come."""
     self.closed = True
 
-  def opening(self) -> Append | None:
-    """What the row begins with, or None as long as there is too little text.
+  def prefill(self) -> GivenTokens | None:
+    """What the sequence begins with, or None as long as there is too little text.
 
     There is enough when all the prompt's speech, or without a prompt one group of text, can be
     placed, or when the text has ended. Text that ends before leaves the speech behind the turn, as
-    in a row of known text.
+    in a sequence of known text.
 
     Raises:
-      TokenError: the row is open already.
+      TokenError: the sequence has been prefilled.
     """
     if self._mode is not None:
-      raise TokenError("a row opens once")
+      raise TokenError("a sequence is prefilled once")
     opening, used_text, used_speech = sequence.interleave(self._waiting, self._speech, self._config)
     enough = used_text > 0 and used_speech == len(self._speech)
     if not self.new_text or not (enough or self.closed):
       return None
     self._waiting, self._speech = self._waiting[used_text:], self._speech[used_speech:]
     if enough:
-      return self._append(opening, OPEN, self._until_fill)
+      return self._given(opening, OPEN, self._until_fill)
     return self._close(opening)
 
-  def next(self, emitted: int) -> Append | None:
-    """What answers a row that waits, or None to let it wait for more text.
+  def extend(self, emitted: int) -> GivenTokens | None:
+    """What follows in a sequence that has stopped for text, or None as long as there is too little text.
 
     Args:
-      emitted: speech ids of the row so far.
+      emitted: speech ids of the sequence so far.
 
     Raises:
-      TokenError: the row has not been opened, or has all its text.
+      TokenError: the sequence has not been prefilled, or has all its text.
     """
     if self._mode != OPEN:
-      raise TokenError("a row that has not been opened, or whose text has ended, waits for no text")
+      raise TokenError("a sequence that has not been prefilled, or whose text has ended, takes no more text")
     n = self._config.mix_text
     if len(self._waiting) >= n:
       group, self._waiting = self._waiting[:n], self._waiting[n:]
-      return self._append(sequence.text_tokens(group), OPEN, emitted + self._config.mix_speech)
+      return self._given(sequence.text_tokens(group), OPEN, emitted + self._config.mix_speech)
     return self._close() if self.closed else None
 
   def finished(self, ended: int) -> bool:
-    """Whether a row that does not run is at its end (True) or waits for `next` (False).
+    """Whether a sequence that does not run is at its end (True) or pauses for `extend` (False).
 
     Args:
       ended: its code in `DecodeState.ended_B`.
 
     Raises:
-      TokenError: the row drew a stopping id that cannot come where it stands: the end before
+      TokenError: the sequence drew a stopping id that cannot come where it stands: the end before
         the text has ended, a fill afterwards, or another ever. Under FORBID_ALL none of them is drawn.
     """
     if ended in {OPEN: (FILL, LENGTH), CLOSED: (END, LENGTH)}.get(self._mode, ()):
@@ -201,24 +201,24 @@ class Interleaver:
     what = {END: "the end", STOP: "the stop id", FILL: "a fill"}.get(ended, f"ending {ended}")
     raise TokenError(f"streamed text {'that has ended' if self._mode == CLOSED else 'still open'}: drew {what}")
 
-  def _close(self, before: tuple[np.ndarray, np.ndarray] | None = None) -> Append:
+  def _close(self, before: tuple[np.ndarray, np.ndarray] | None = None) -> GivenTokens:
     closing = sequence.closing_tokens(self._waiting, self._speech, config=self._config)
     self._waiting, self._speech = self._waiting[:0], self._speech[:0]
     tokens = closing if before is None else tuple(np.concatenate(pair) for pair in zip(before, closing, strict=True))
-    return self._append(tokens, CLOSED, int(self._config.max_tokens_per_text * self.new_text))
+    return self._given(tokens, CLOSED, int(self._config.max_tokens_per_text * self.new_text))
 
-  def _append(self, tokens: tuple[np.ndarray, np.ndarray], mode: int, max_tokens: int) -> Append:
+  def _given(self, tokens: tuple[np.ndarray, np.ndarray], mode: int, max_tokens: int) -> GivenTokens:
     min_tokens = int(self._config.min_tokens_per_text * self.new_text) if mode == CLOSED else 0
     prefix = min(len(self.prefix[0]), len(tokens[0]) - 1) if self._mode is None else 0
     self._mode = mode
     self.placed += len(tokens[0])
-    return Append(*tokens, min_tokens, max_tokens, mode, prefix)
+    return GivenTokens(*tokens, min_tokens, max_tokens, mode, prefix)
 
 
 def stream_tokens(
   model: TextSpeechLM,
   params: dict,
-  row: Interleaver,
+  layout: Interleaver,
   pieces: Iterable[Ids],
   key: jax.Array,
   *,
@@ -230,10 +230,10 @@ def stream_tokens(
   """Speech ids of one streamed request, as they are drawn.
 
   Args:
-    row: of the prompt; nothing pushed yet.
-    pieces: text ids as they arrive. The next piece is asked for when the row cannot go on without.
+    layout: of the prompt; nothing pushed yet.
+    pieces: text ids as they arrive. The next piece is taken when the sequence cannot go on without.
     key: of the request.
-    prefix: `prefix_cache` of `row.prefix`, batch of one.
+    prefix: `prefix_cache` of `layout.prefix`, batch of one.
     sampler, below_min: as for `cosyjax.lm.decode.prefill`.
     steps: ids per call to the device.
 
@@ -241,46 +241,48 @@ def stream_tokens(
     TextError: there was no text at all.
     TokenError: an id outside its vocabulary, or drawn where it cannot be; see `Interleaver.finished`.
   """
-  pieces, state, told = iter(pieces), None, 0
+  pieces, state, read = iter(pieces), None, 0
   rule = {"sampler": sampler, "below_min": below_min}
   while True:
-    append = row.opening() if state is None else row.next(told)
-    if append is None:
-      if row.closed:
+    given = layout.prefill() if state is None else layout.extend(read)
+    if given is None:
+      if layout.closed:
         raise TextError("streamed text: it ended without any text id")
       piece = next(pieces, None)
-      row.close() if piece is None else row.push(piece)
+      layout.close() if piece is None else layout.push(piece)
       continue
-    capacity = _fit(row.placed + append.max_tokens, 128)
-    bounds = [jnp.array([value], jnp.int32) for value in (append.min_tokens, append.max_tokens, append.mode)]
+    capacity = _fit(layout.placed + given.max_tokens, 128)
+    bounds = [jnp.array([value], jnp.int32) for value in (given.min_tokens, given.max_tokens, given.mode)]
     if state is None:
-      start = 0 if prefix is None else append.prefix
-      rows = _padded(append, start, capacity)
-      past = {} if prefix is None else {"prefix": prefix, "starts_B": jnp.array([start], jnp.int32)}
+      start = 0 if prefix is None else given.prefix
+      padded = _padded(given, start, capacity)
+      before = {} if prefix is None else {"prefix": prefix, "starts_B": jnp.array([start], jnp.int32)}
       keys_B = key[None]
-      state = _prefill(model, params, *rows, *bounds[:2], keys_B, mode_B=bounds[2], capacity=capacity, **past, **rule)
+      state = _prefill(
+        model, params, *padded, *bounds[:2], keys_B, mode_B=bounds[2], capacity=capacity, **before, **rule
+      )
     else:
       if capacity > state.capacity:
         state = decode.grow(state, capacity)
       min_tokens_B, max_tokens_B, mode_B = bounds
       new = {"min_tokens_B": min_tokens_B, "max_tokens_B": max_tokens_B, "mode_B": mode_B}
-      state = _extend(model, params, state, *_padded(append, 0, capacity), **new, **rule)
+      state = _extend(model, params, state, *_padded(given, 0, capacity), **new, **rule)
     while True:
       counts, ended = (int(x[0]) for x in jax.device_get((state.counts_B, state.ended_B)))
-      yield from np.asarray(state.tokens_BU[0, told:counts]).tolist()
-      told = counts
+      yield from np.asarray(state.tokens_BU[0, read:counts]).tolist()
+      read = counts
       if ended != decode.RUNNING:
         break
       state = _steps(model, params, state, steps, **rule)
-    if row.finished(ended):
+    if layout.finished(ended):
       return
 
 
-def _padded(append: Append, start: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(given: GivenTokens, start: int, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Ids from `start` on as a batch of one, in few different lengths."""
-  length = min(_fit(len(append.ids_L) - start, 8), capacity)
-  rows = sequence.pad_rows([(append.ids_L[start:], append.token_types_L[start:])], length=length)
-  return rows.ids_BL, rows.token_types_BL, rows.lengths_B
+  length = min(_fit(len(given.ids_L) - start, 8), capacity)
+  padded = sequence.pad_sequences([(given.ids_L[start:], given.token_types_L[start:])], length=length)
+  return padded.ids_BL, padded.token_types_BL, padded.lengths_B
 
 
 def _fit(size: int, unit: int) -> int:

@@ -9,11 +9,11 @@ from cosyjax.layers.constrain import shard_none, shard_rows
 from cosyjax.lm.sequence import IGNORE
 
 CHUNK = 256  # positions of a row whose logits are there at a time
-FEW = 2048  # positions of a whole batch whose logits are made at once and kept: 54 MB of them
+FEW = 2048  # positions of a whole batch whose logits are made at once and kept
 
 
 class Scores(NamedTuple):
-  """How each position's target fared.
+  """Log-probability of each position's target, and whether it scored highest.
 
   Attributes:
     log_probs_BL: float32, log-probability of the target; 0 where there is none.
@@ -46,9 +46,8 @@ def accuracy(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
 def scores(hidden_BLD: jax.Array, head: dict[str, Any], targets_BL: jax.Array, *, chunk: int = CHUNK) -> Scores:
   """Scores of all targets without ever holding the logits of more than `chunk` positions of each row.
 
-  The backward pass makes each chunk's logits again: half a percent of a full-size step's work. For
-  8,192 positions at full size loss and gradient take 113 MB of temporaries instead of 430 MB. Batches of
-  up to `FEW` positions, for which that saves nothing, are scored at once.
+  The backward pass makes each chunk's logits again, a small part of a step's work. Batches of up to `FEW`
+  positions, for which that saves nothing, are scored at once.
 
   Args:
     hidden_BLD: of `TextSpeechLM.hidden`; its type is that of the product, which sums in float32.

@@ -1,8 +1,8 @@
 """Qwen2 decoder stack (Yang et al. 2024): grouped-query attention, RoPE, SwiGLU, RMSNorm.
 
-The KV cache is an argument and a result. Slot s of a row holds the token at position s of
-that row, so rows of different lengths need no bookkeeping beyond their positions: a query
-at position p sees slots 0..p, and whatever lies in later slots is overwritten before any
+The KV cache is an argument and a result. Place s of a sequence holds the token at position s of
+it, so sequences of different lengths need no bookkeeping beyond their positions: a query
+at position p sees places 0..p, and whatever lies in later ones is overwritten before any
 query can see it.
 
 Training has no cache: rows may be packed, and positions see their own segment only.
@@ -42,17 +42,17 @@ Cache = tuple[LayerCache, ...]
 
 
 def empty_cache(config: LMConfig, batch: int, capacity: int, dtype: Dtype = jnp.float32) -> Cache:
-  """Cache of `capacity` slots for each of `batch` rows."""
+  """Cache of `capacity` positions for each of `batch` sequences."""
   k_shape = (batch, config.kv_heads, config.head_dim, capacity)
   v_shape = (batch, config.kv_heads, capacity, config.head_dim)
   return tuple(LayerCache(jnp.zeros(k_shape, dtype), jnp.zeros(v_shape, dtype)) for _ in range(config.layers))
 
 
 def pad_cache(cache: Cache, capacity: int) -> Cache:
-  """The same cache with room for `capacity` slots."""
+  """The same cache with room for `capacity` positions."""
   extra = capacity - cache[0].v_BKSH.shape[2]
   if extra < 0:
-    raise ConfigError(f"cache of {cache[0].v_BKSH.shape[2]} slots does not fit a capacity of {capacity}")
+    raise ConfigError(f"cache of {cache[0].v_BKSH.shape[2]} positions does not fit a capacity of {capacity}")
   wide = ((0, 0), (0, 0), (0, 0), (0, extra))
   tall = ((0, 0), (0, 0), (0, extra), (0, 0))
   return tuple(LayerCache(jnp.pad(c.k_BKHS, wide), jnp.pad(c.v_BKSH, tall)) for c in cache)
@@ -154,7 +154,7 @@ class Attention(nn.Module):
 
 
 def _write(cache: LayerCache, k_BLKH: jax.Array, v_BLKH: jax.Array, positions_BL: jax.Array) -> LayerCache:
-  """Puts new keys and values into the slots of their positions; those past the end are dropped."""
+  """Puts new keys and values into the places of their positions; those past the end are dropped."""
   batch, _, heads, _ = k_BLKH.shape
   b = jnp.arange(batch)[:, None, None]
   n = jnp.arange(heads)[None, None, :]
@@ -254,8 +254,8 @@ class Qwen2(nn.Module):
         padding; positions then begin at 0 in each. Nothing is cached.
 
     Returns:
-      (hidden [B, L, D], cache). With `cache` given, the same slots, updated; without, one of
-      exactly L slots (None under `scan` and with segments, which have no use for it).
+      (hidden [B, L, D], cache). With `cache` given, the same places, updated; without, one of
+      exactly L (None under `scan` and with segments, which have no use for it).
 
     Raises:
       ConfigError: a cache was given to the stacked layout.
@@ -268,8 +268,8 @@ class Qwen2(nn.Module):
     if segments_BL is not None:
       sees = Segments(segments_BL)
     else:
-      slots = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
-      sees = make_mask(causal_mask(positions_BL, slots))
+      places = jnp.arange(cache[0].v_BKSH.shape[2], dtype=jnp.int32)[None] if cache else positions_BL
+      sees = make_mask(causal_mask(positions_BL, places))
     x_BLD = x_BLD.astype(self.dtype)
     layer = remat(Layer, self.remat, prevent_cse=not self.scan)
     if self.scan:

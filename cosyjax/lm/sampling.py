@@ -46,7 +46,7 @@ class RepetitionAware:
 
   @classmethod
   def of(cls, config: LMConfig) -> "RepetitionAware":
-    """The sampler that a configuration asks for."""
+    """The sampler of a configuration."""
     return cls(config.top_p, config.top_k, repetitions(config.repeat_window, config.repeat_rate))
 
   def __call__(

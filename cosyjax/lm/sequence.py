@@ -1,6 +1,7 @@
-"""The sequence layouts of the text-speech model, as integer rows (paper Fig. 2 and section 2.3).
+"""The sequence layouts of the text-speech model, as integers (paper Fig. 2 and section 2.3).
 
-A row is two arrays, an id and a token type for each position. Start and turn are special tokens of the `SpeechVocab`:
+A sequence is two arrays, an id and a token type for each position. Start and turn are special
+tokens of the `SpeechVocab`:
 
   known text          start text turn speech              targets: speech, end
   interleaved text    start (N text, M speech)* rest turn speech
@@ -43,13 +44,13 @@ class TrainingRow:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-  """Rows padded to one length.
+class PaddedSequences:
+  """Sequences padded to one length.
 
   Attributes:
     ids_BL, token_types_BL: int32; padding is text id 0.
     targets_BL: int32, `IGNORE` in padding.
-    lengths_B: int32 valid positions; 0 for rows that only fill the batch.
+    lengths_B: int32 valid positions; 0 for those that only fill the batch.
   """
 
   ids_BL: np.ndarray
@@ -72,10 +73,10 @@ def _special(config: LMConfig, token_id: int) -> tuple[int, list[int]]:
   return SPECIAL if config.speech_vocab.own_rows else SPEECH, [token_id]
 
 
-def known_text_row(
+def known_text_sequence(
   prompt_text: Ids, text: Ids, prompt_speech: Ids = (), *, config: LMConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Row up to the first new speech token, all text known: (ids [L], token types [L]).
+  """Sequence up to the first new speech token, all text known: (ids [L], token types [L]).
 
   With a prompt's transcript and speech tokens the model continues the prompt (ICL); with
   neither it speaks on its own (SFT).
@@ -84,13 +85,13 @@ def known_text_row(
     TokenError: there is no text.
   """
   if not len(text):
-    raise TokenError("known_text_row: no text ids to speak")
+    raise TokenError("known_text_sequence: no text ids to speak")
   closing = [turn_token(config), (SPEECH, prompt_speech)]
   return _join([start_token(config), (TEXT, prompt_text), (TEXT, text), *closing])
 
 
 def known_text_prefix(prompt_text: Ids, *, config: LMConfig) -> tuple[np.ndarray, np.ndarray]:
-  """What every `known_text_row` of one prompt begins with: (ids, token types)."""
+  """What every `known_text_sequence` of one prompt begins with: (ids, token types)."""
   return _join([start_token(config), (TEXT, prompt_text)])
 
 
@@ -101,11 +102,11 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool,
     text: text ids.
     speech: speech ids of the same utterance.
     config: gives N, M and the vocabulary.
-    interleaved: asks for the interleaved layout (drawn by the caller, with probability 1/2
+    interleaved: the interleaved layout is wanted (drawn by the caller, with probability 1/2
       in the release). A row with too little speech for it, speech / text <= M / N, gets the
       known-text layout.
     speaker: puts one position of type SPEAKER, id 0, right after the start: the place of the
-      utterance's speaker vector in the ablation of paper Table 7. See `TextSpeechLM.speaker`.
+      utterance's speaker vector in the ablation of paper Table 7. See `TextSpeechLM.speaker_dim`.
 
   Raises:
     TokenError: no text, no speech, or an id outside its vocabulary.
@@ -131,7 +132,7 @@ def training_row(text: Ids, speech: Ids, config: LMConfig, *, interleaved: bool,
 def interleave(text: Ids, speech: Ids, config: LMConfig) -> tuple[tuple[np.ndarray, np.ndarray], int, int]:
   """Start and as many groups of N text and M speech ids as the text allows.
 
-  Opens a training row and a streamed request. A group needs N text ids; the last one may
+  Begins a training row and a streamed request. A group needs N text ids; the last one may
   hold less than M speech ids (a prompt's end, which the model then completes), and where no
   speech is left no group is opened, except a first one of text alone (SFT).
 
@@ -162,27 +163,29 @@ def speech_until_fill(prompt_speech: int, config: LMConfig) -> int:
   return config.mix_speech - prompt_speech % config.mix_speech
 
 
-def pad_rows(rows: Sequence[Any], *, length: int | None = None, batch: int | None = None) -> Rows:
-  """Pads rows to one length and one batch size.
+def pad_sequences(sequences: Sequence[Any], *, length: int | None = None, batch: int | None = None) -> PaddedSequences:
+  """Pads sequences to one length and one batch size.
 
   Args:
-    rows: `TrainingRow`s, or (ids, token types) pairs.
-    length: positions; the longest row's if None.
-    batch: rows; as many as there are if None.
+    sequences: `TrainingRow`s, or (ids, token types) pairs.
+    length: positions; the longest sequence's if None.
+    batch: sequences; as many as there are if None.
 
   Raises:
-    TokenError: a row is longer than `length`, or there are more than `batch`.
+    TokenError: a sequence is longer than `length`, or there are more than `batch`.
   """
   triples = [
     (r.ids_L, r.token_types_L, r.targets_L) if isinstance(r, TrainingRow) else (*r, np.full(len(r[0]), IGNORE))
-    for r in rows
+    for r in sequences
   ]
   lengths = [len(ids) for ids, _, _ in triples]
   length = max(lengths, default=1) if length is None else length
   batch = len(triples) if batch is None else batch
   if len(triples) > batch or max(lengths, default=0) > length:
-    raise TokenError(f"pad_rows: {len(triples)} rows of {max(lengths, default=0)} do not fit [{batch}, {length}]")
-  out = Rows(
+    raise TokenError(
+      f"pad_sequences: {len(triples)} sequences of {max(lengths, default=0)} do not fit [{batch}, {length}]"
+    )
+  out = PaddedSequences(
     np.zeros((batch, length), np.int32),
     np.full((batch, length), TEXT, np.int32),
     np.full((batch, length), IGNORE, np.int32),

@@ -127,7 +127,7 @@ class TextSpeechLM(nn.Module):
     """Runs whole prompts from an empty cache.
 
     Returns:
-      (logits [B, V] after each row's last token, cache of L slots).
+      (logits [B, V] after each row's last token, cache of L positions).
     """
     hidden_BLD, cache = self.stack(self.embed(ids_BL, token_types_BL), _positions(ids_BL))
     return self.logits(_last(hidden_BLD, lengths_B)), cache
@@ -141,7 +141,7 @@ class TextSpeechLM(nn.Module):
       ids_BL, token_types_BL: int32 tokens, padded at the end.
       lengths_B: how many of them each row has; a row of 0 stays as it is.
       starts_B: number of tokens that each row's cache holds already.
-      cache: as returned by an earlier call, with free slots.
+      cache: as returned by an earlier call, with free places.
 
     Returns:
       (logits [B, V] after each row's last new token, cache).

@@ -1,12 +1,12 @@
 """Batch norms of the speaker encoder: folded into its weights, or computed (Ioffe and Szegedy 2015).
 
-Wherever CAM++ has a batch norm, it asks `norms`:
+Wherever CAM++ has a batch norm, it calls `norms`:
 
     x = norms.standardise(self, "name", x, valid)   # mean 0 and variance 1 of each channel
     x = norms.behind(self, "name", x, valid)        # the same, then a scale and a bias; for a norm behind layer "name"
 
-`FOLDED` answers for inference: layers have been trained, their norms are part of their weights, and
-nothing is left to do. `BatchNorms` answers for training, with the statistics of the batch, and for
+`FOLDED` is for inference: layers have been trained, their norms are part of their weights, and
+nothing is left to do. `BatchNorms` is for training, with the statistics of the batch, and for
 evaluation in between, with their moving averages, which are an argument and a result. `fold` makes
 weights for the former out of those of the latter.
 """
@@ -91,7 +91,7 @@ class BatchNorms:
 
 
 def move(moving: Statistics, found: Statistics, batches: jax.Array, decay: float) -> Statistics:
-  """Averages after one more batch: the plain mean of all batches so far, until `decay` forgets faster.
+  """Averages after one more batch: the plain mean of all batches so far, until `decay` weighs the past less.
 
   Args:
     moving: before; anything if there were no batches.

@@ -1,6 +1,6 @@
 """Training of the speaker encoder: classify the speakers of a corpus, then keep only the vectors.
 
-The classes are told apart by their angles with a margin between them (`margin`), so that vectors of
+The classes are separated by their angles with a margin between them (`margin`), so that vectors of
 speakers who were not in the corpus lie apart as well.
 """
 

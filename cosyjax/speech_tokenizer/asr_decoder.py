@@ -44,7 +44,7 @@ class Decoder(nn.Module):
   def speech(self, encoded_BUD: jax.Array) -> list[KeysValues]:
     """What the layers read of the speech, once for all units: keys and values of each layer.
 
-    The encoder knows how far apart frames are, not where they stand; reading in order needs the latter.
+    The encoder has distances between frames, not their positions; reading in order needs the latter.
     """
     at_1UD = sinusoids(jnp.arange(encoded_BUD.shape[1])[None], self.width)
     placed_BUD = (encoded_BUD + at_1UD).astype(self.dtype)
@@ -80,10 +80,10 @@ class Decoder(nn.Module):
     x_BLD = (scale * self.embedding(ids_BL) + sinusoids(positions_L[None], self.width)).astype(self.dtype)
     size = ids_BL.shape[1] if cache is None else cache[0][0].shape[1]
     own = make_mask(causal_mask(positions_L, jnp.arange(size))[None])
-    heard = make_mask(padding_mask(lengths_B, speech[0][0].shape[1])[:, None])
+    spoken = make_mask(padding_mask(lengths_B, speech[0][0].shape[1])[:, None])
     caches = []
     for i, layer in enumerate(self.blocks):
-      x_BLD, keys_values = layer(x_BLD, own, speech[i], heard, start, None if cache is None else cache[i])
+      x_BLD, keys_values = layer(x_BLD, own, speech[i], spoken, start, None if cache is None else cache[i])
       caches.append(keys_values)
     return self.head(self.norm(x_BLD)).astype(jnp.float32), ([] if cache is None else caches)
 

@@ -18,22 +18,22 @@ REFERENCE_F0 = 150.0  # Hz; log-f0 is predicted relative to it
 
 
 def asr_loss(module: AsrTokenizer, params: Any, batch: dict[str, jax.Array]) -> Loss:
-  """Joint loss of one batch: `hear`, then `compare`."""
-  return compare(module.asr, hear(module, params, batch), batch)
+  """Joint loss of one batch: `outputs`, then `compare`."""
+  return compare(module.asr, outputs(module, params, batch), batch)
 
 
-def hear(module: AsrTokenizer, params: Any, batch: dict[str, jax.Array]) -> Recognised:
+def outputs(module: AsrTokenizer, params: Any, batch: dict[str, jax.Array]) -> Recognised:
   """All outputs for a batch, the attention decoder given its text. See `compare`."""
   given_BL = jnp.pad(batch["units_BL"], ((0, 0), (1, 0)), constant_values=units.START)
   return module.apply({"params": params}, batch["log_mel_BTM"], batch["lengths_B"], given_BL)
 
 
 def compare(a: AsrConfig, out: Recognised, batch: dict[str, jax.Array]) -> Loss:
-  """Joint loss of what was heard in a batch.
+  """Joint loss of a batch.
 
   Args:
     a: the weights.
-    out: from `hear`.
+    out: from `outputs`.
     batch: "log_mel_BTM" float, "lengths_B", "units_BL" int (0 in padding), "unit_lengths_B", and with a pitch head
       "f0_BT" in Hz at 50 Hz, two frames to a token, 0 where unvoiced. A row of length 0 counts for nothing.
 

@@ -189,7 +189,7 @@ def saturation(projected_BUJ: jax.Array) -> jax.Array:
 
 
 def init_arguments(config: SpeechTokenizerConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Arguments that `AsrTokenizer.init` needs to know its shapes."""
+  """Arguments of a small call that creates every parameter of an `AsrTokenizer`."""
   return (*tokenizer_arguments(config), jnp.zeros((1, 8), jnp.int32))
 
 

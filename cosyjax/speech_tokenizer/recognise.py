@@ -31,7 +31,7 @@ def read_ctc(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: j
 def read_attention(module: AsrTokenizer, params: Any, mel_BTM: jax.Array, lengths_B: jax.Array) -> jax.Array:
   """Best next unit until the end is written: int32 [B, R]; zeros are to be skipped. Jittable.
 
-  A row ends by itself or at twice its number of tokens, more bytes than anybody says in the time.
+  A row ends by itself or at twice its number of tokens, more bytes than are spoken in the time.
   """
   return _write(module, params, *encode(module, params, mel_BTM, lengths_B))
 
@@ -116,7 +116,7 @@ def recognise(
   *,
   method: str = "ctc",
 ) -> list[str]:
-  """What a trained recogniser hears in a padded batch of recordings of at most 30 s.
+  """Texts that a trained recogniser reads from a padded batch of recordings of at most 30 s.
 
   Args:
     params: of `AsrTokenizer`, all of it.

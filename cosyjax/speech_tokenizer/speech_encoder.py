@@ -118,7 +118,7 @@ def init_arguments(config: SpeechTokenizerConfig) -> tuple[jax.Array, ...]:
 
 
 class Frames(NamedTuple):
-  """What all layers of a stack know of a batch's frames.
+  """A batch's frames, as all layers of a stack take them.
 
   Attributes:
     valid_BU: bool, within the row's length.

@@ -15,13 +15,13 @@ from cosyjax.layers.basic import LayerNorm, named
 
 
 class VectorQuantiser(nn.Module):
-  """Replaces each vector by the nearest of `codes` learned ones.
+  """Replaces each vector by the nearest of `codebook_size` learned ones.
 
   Vectors are normalised first, so that they and the codes, drawn from a standard normal
   distribution, lie at the same distance from zero.
   """
 
-  codes: int
+  codebook_size: int
   commitment: float = 0.25
   dtype: Any = jnp.float32
 
@@ -34,7 +34,7 @@ class VectorQuantiser(nn.Module):
       each vector, float32 [B, U]: the mean over D of both squared distances, the second times `commitment`.
     """
     init = named(nn.initializers.normal(1.0), "vocab", "embed")
-    codes_CD = self.param("codebook", init, (self.codes, hidden_BUD.shape[-1]), jnp.float32)
+    codes_CD = self.param("codebook", init, (self.codebook_size, hidden_BUD.shape[-1]), jnp.float32)
     x_BUD = LayerNorm(name="norm")(hidden_BUD.astype(jnp.float32))
     ids_BU = nearest(jax.lax.stop_gradient(x_BUD), jax.lax.stop_gradient(codes_CD))
     chosen_BUD = jnp.take(codes_CD, ids_BU, axis=0)

@@ -3,14 +3,14 @@
 As many frames are held back as the network looks ahead (20 in the released configuration, 0.4 s), and
 every window begins far enough back (15 frames).
 
-The state has fixed shapes and a row for every slot of an engine. `Exact.step` is pure and
-works on some of the rows, in any order; a row's audio depends neither on its slot nor on
+The state has fixed shapes and a place for every slot of an engine. `Exact.step` is pure and
+works on some of the slots, in any order; a stream's audio depends neither on its slot nor on
 its mates, nor on how the frames were cut into steps. In a step
 
-  state, wave_BA, samples_B = scheme.step(model, params, state, rows_B, mel_BTM, lengths_B, last_B, keys_B)
+  state, wave_BA, samples_B = scheme.step(model, params, state, slots_B, mel_BTM, lengths_B, last_B, keys_B)
 
-a row takes `lengths_B` new frames and gives `samples_B` samples; a last step gives all that was
-held back and leaves the row as empty as `open_rows` does.
+a stream takes `lengths_B` new frames and gives `samples_B` samples; a last step gives all that was
+held back and leaves the slot as empty as `open_slots` does.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from cosyjax.config import VocoderConfig
 from cosyjax.errors import ConfigError
 from cosyjax.layers.masks import padding_mask
-from cosyjax.vocoder.blocks import take
+from cosyjax.vocoder.generator_layers import take
 from cosyjax.vocoder.hift import Vocoder
 from cosyjax.vocoder.receptive_field import receptive_field
 from cosyjax.vocoder.source import phase_steps, request_phase_noise
@@ -31,7 +31,7 @@ from cosyjax.vocoder.source import phase_steps, request_phase_noise
 
 @flax.struct.dataclass
 class ExactState:
-  """What `Exact` keeps of each row.
+  """What `Exact` keeps for each slot.
 
   Attributes:
     mel_BTM: the last frames, oldest first: held-back ones and the context before them.
@@ -80,7 +80,7 @@ class Exact:
     return receptive_field(self.config).context
 
   def empty(self, batch: int) -> ExactState:
-    """State of `batch` rows that have seen nothing."""
+    """State of `batch` slots without a frame."""
     frames = self.context + self.lookahead
     return ExactState(
       mel_BTM=jnp.zeros((batch, frames, self.config.mel_bins)),
@@ -90,16 +90,16 @@ class Exact:
       steps_B=jnp.zeros((batch,), jnp.uint32),
     )
 
-  def open_rows(self, state: ExactState, rows_B: jax.Array) -> ExactState:
-    """The same state with the rows `rows_B` (int32; one past the end is nobody) empty."""
-    return _open(state, rows_B)
+  def open_slots(self, state: ExactState, slots_B: jax.Array) -> ExactState:
+    """The same state with the slots `slots_B` (int32; one past the end is none) empty."""
+    return _open(state, slots_B)
 
   def step(
     self,
     model: Vocoder,
     params: Any,
     state: ExactState,
-    rows_B: jax.Array | None,
+    slots_B: jax.Array | None,
     mel_BTM: jax.Array,
     lengths_B: jax.Array,
     last_B: jax.Array | None,
@@ -115,7 +115,7 @@ class Exact:
       model: the vocoder's module.
       params: its parameters.
       state: of all slots.
-      rows_B: int32, the slot of each row of this step; one past the last slot for a row that is
+      slots_B: int32, the slot of each row of this step; one past the last slot for a row that is
         padding. None for all slots in order.
       mel_BTM: new frames [B, T, M], padded at the end.
       lengths_B: how many of them count. A row with none that is not last changes nothing.
@@ -128,21 +128,21 @@ class Exact:
       the new state, audio [B, A] with A = hop (T + lookahead), or hop T if `last_B` is None,
       0 past each row's end, and samples given in each row, int32 [B].
     """
-    look, hop, row = self.lookahead, self.config.samples_per_frame, _gather(state, rows_B)
-    kept, frames = row.mel_BTM.shape[1], mel_BTM.shape[1]
-    width = kept + frames
+    look, hop, own = self.lookahead, self.config.samples_per_frame, _gather(state, slots_B)
+    held, frames = own.mel_BTM.shape[1], mel_BTM.shape[1]
+    width = held + frames
     apply = lambda method, *args: model.apply({"params": params}, *args, method=method)
-    window_BTM, sizes_B = _append(row.mel_BTM, row.held_B, mel_BTM, lengths_B)
+    window_BTM, sizes_B = _append(own.mel_BTM, own.held_B, mel_BTM, lengths_B)
 
     # f0 near the window's left edge lacks the frames before it; there it is known from earlier steps.
     final = lambda counts_B: padding_mask(counts_B - receptive_field(self.config).f0, width)
-    f0_BT = jnp.pad(row.f0_BT, ((0, 0), (0, frames)))
-    f0_BT = jnp.where(final(row.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
-    phase_BH, noise_BAH = _noise(self.config, keys_B, row.first_B, width, zero_noise)
-    source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH, row.steps_B)
+    f0_BT = jnp.pad(own.f0_BT, ((0, 0), (0, frames)))
+    f0_BT = jnp.where(final(own.held_B), f0_BT, apply(Vocoder.f0, window_BTM, sizes_B))
+    phase_BH, noise_BAH = _noise(self.config, keys_B, own.first_B, width, zero_noise)
+    source_BA = apply(Vocoder.source, f0_BT, phase_BH, noise_BAH, own.steps_B)
     source_BA = jnp.where(padding_mask(sizes_B * hop, width * hop), source_BA, 0)
 
-    start_B = jnp.maximum(row.held_B - look, 0)
+    start_B = jnp.maximum(own.held_B - look, 0)
     end_B = jnp.maximum(sizes_B - look, 0)
     count = frames
     if last_B is not None:
@@ -150,31 +150,31 @@ class Exact:
     wave_BA = apply(Vocoder.generate, window_BTM, source_BA, sizes_B, (start_B, count))
     samples_B = (end_B - start_B) * hop
 
-    gone_B = jnp.maximum(sizes_B - kept, 0)
+    gone_B = jnp.maximum(sizes_B - held, 0)
     passed_BT = jnp.where(padding_mask(gone_B, width), phase_steps(f0_BT, self.config.sample_rate), 0)
-    row = ExactState(
-      mel_BTM=take(window_BTM, gone_B, kept),
-      f0_BT=take(jnp.where(final(sizes_B), f0_BT, 0), gone_B, kept),
+    own = ExactState(
+      mel_BTM=take(window_BTM, gone_B, held),
+      f0_BT=take(jnp.where(final(sizes_B), f0_BT, 0), gone_B, held),
       held_B=sizes_B - gone_B,
-      first_B=row.first_B + gone_B,
-      steps_B=row.steps_B + jnp.sum(passed_BT, axis=1, dtype=jnp.uint32),
+      first_B=own.first_B + gone_B,
+      steps_B=own.steps_B + jnp.sum(passed_BT, axis=1, dtype=jnp.uint32),
     )
-    return _scatter(state, rows_B, row, last_B), _cut(wave_BA, samples_B), samples_B
+    return _scatter(state, slots_B, own, last_B), _cut(wave_BA, samples_B), samples_B
 
 
-def _open(state: Any, rows_B: jax.Array) -> Any:
-  return jax.tree.map(lambda a: a.at[rows_B].set(0, mode="drop"), state)
+def _open(state: Any, slots_B: jax.Array) -> Any:
+  return jax.tree.map(lambda a: a.at[slots_B].set(0, mode="drop"), state)
 
 
-def _gather(state: Any, rows_B: jax.Array | None) -> Any:
-  return state if rows_B is None else jax.tree.map(lambda a: a.at[rows_B].get(mode="clip"), state)
+def _gather(state: Any, slots_B: jax.Array | None) -> Any:
+  return state if slots_B is None else jax.tree.map(lambda a: a.at[slots_B].get(mode="clip"), state)
 
 
-def _scatter(state: Any, rows_B: jax.Array | None, rows: Any, last_B: jax.Array | None) -> Any:
-  """Writes rows back, empty where their utterance has ended."""
+def _scatter(state: Any, slots_B: jax.Array | None, new: Any, last_B: jax.Array | None) -> Any:
+  """Writes slots back, empty where their utterance has ended."""
   if last_B is not None:
-    rows = _where(last_B, jax.tree.map(jnp.zeros_like, rows), rows)
-  return rows if rows_B is None else jax.tree.map(lambda a, r: a.at[rows_B].set(r, mode="drop"), state, rows)
+    new = _where(last_B, jax.tree.map(jnp.zeros_like, new), new)
+  return new if slots_B is None else jax.tree.map(lambda a, n: a.at[slots_B].set(n, mode="drop"), state, new)
 
 
 def _where(choose_B: jax.Array, a: Any, b: Any) -> Any:
@@ -185,7 +185,7 @@ def _where(choose_B: jax.Array, a: Any, b: Any) -> Any:
 def _append(
   held_BTM: jax.Array, counts_B: jax.Array, new_BTM: jax.Array, lengths_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """New frames right after those that each row holds, and how many there are in all; zeros after them."""
+  """New frames right after those that each slot holds, and how many there are in all; zeros after them."""
   window_BTM = jnp.pad(held_BTM, ((0, 0), (0, new_BTM.shape[1]), (0, 0)))
   put = lambda window, new, at: jax.lax.dynamic_update_slice_in_dim(window, new, at, axis=0)
   window_BTM = jax.vmap(put)(window_BTM, new_BTM.astype(window_BTM.dtype), counts_B)

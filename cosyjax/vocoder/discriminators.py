@@ -1,4 +1,4 @@
-"""What the vocoder is trained against: judges of its waveform, and of its spectra.
+"""Discriminators of the vocoder's waveform, and of its spectra.
 
 Multi-period discriminators (HiFi-GAN: Kong et al. 2020, arXiv:2010.05646, section 2.3) see every
 p-th sample; multi-resolution spectrogram discriminators (UnivNet: Jang et al. 2021,
@@ -43,7 +43,7 @@ class DiscriminatorConfig:
 
 
 def tiny_discriminators() -> DiscriminatorConfig:
-  """Judges of the same build that a laptop can train against."""
+  """Discriminators of the same build that a laptop can train against."""
   return DiscriminatorConfig(
     periods=(2, 3, 5),
     period_channels=(16, 32, 64, 64),
@@ -97,7 +97,7 @@ class NormConv(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-  """Judges each of the `period` combs of a waveform: its samples `period` apart."""
+  """Scores each of the `period` combs of a waveform: its samples `period` apart."""
 
   period: int
   config: DiscriminatorConfig
@@ -124,7 +124,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-  """Judges the magnitudes of one short-time Fourier transform as a picture.
+  """Scores the magnitudes of one short-time Fourier transform as a picture.
 
   Attributes:
     spectrum: points of the transform, hop and window, in samples.
@@ -162,17 +162,17 @@ class Discriminators(nn.Module):
 
   @nn.compact
   def __call__(self, wave_BA: jax.Array) -> tuple[Scores, Features]:
-    """Judges waveforms [B, A] in -1 .. 1.
+    """Scores waveforms [B, A] in -1 .. 1.
 
     Returns:
       By discriminator's name: the scores [B, N], 1 for real and 0 for generated after training,
       and the outputs of all its layers, which feature matching compares.
     """
     c = self.config
-    judges = {f"period_{p}": PeriodDiscriminator(p, c, self.dtype, name=f"period_{p}") for p in c.periods}
+    members = {f"period_{p}": PeriodDiscriminator(p, c, self.dtype, name=f"period_{p}") for p in c.periods}
     for s in c.spectra:
-      judges[f"spectrum_{s[0]}"] = SpectrumDiscriminator(s, c, self.dtype, name=f"spectrum_{s[0]}")
-    results = {name: judge(wave_BA) for name, judge in judges.items()}
+      members[f"spectrum_{s[0]}"] = SpectrumDiscriminator(s, c, self.dtype, name=f"spectrum_{s[0]}")
+    results = {name: member(wave_BA) for name, member in members.items()}
     return {name: r[0] for name, r in results.items()}, {name: r[1] for name, r in results.items()}
 
 
@@ -180,8 +180,8 @@ def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Convolution of [B, N, C] or [B, H, N, C] that keeps all sizes but the last axis's: ceil(N / stride).
 
   `stride` neighbours along that axis are put side by side as channels first, so that the
-  convolution itself has a stride of 1. Then so has its transpose, the gradient: on a CPU it takes
-  a quarter of the time of a strided one's, and narrow channels fill more of a matrix unit.
+  convolution itself has a stride of 1. Then so has its transpose, the gradient, and narrow channels fill more of a
+  matrix unit.
 
   Args:
     kernel: [taps, C, D] or [rows, taps, C, D], numbers of taps and rows odd.
@@ -206,9 +206,6 @@ def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def conv_by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """`strided_conv` of [B, H, N, C], each row on its own with its neighbours as further channels.
-
-  A TPU's compiler takes a third less time for the gradients of one axis than of two, and much less where there
-  is a single channel; the program moves half as much through memory.
 
   Args:
     kernel: [rows, taps, C, D], numbers of taps and rows odd.

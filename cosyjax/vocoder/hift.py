@@ -17,8 +17,8 @@ from cosyjax.audio.stft import hann_window, istft, stft
 from cosyjax.config import VocoderConfig
 from cosyjax.layers.basic import conv, dense
 from cosyjax.layers.masks import padding_mask
-from cosyjax.vocoder.blocks import ResBlock, UpConv, frame_conv, take
 from cosyjax.vocoder.f0 import F0Predictor
+from cosyjax.vocoder.generator_layers import ResBlock, UpConv, frame_conv, take
 from cosyjax.vocoder.layer_plan import LevelPlan, generator_plan
 from cosyjax.vocoder.receptive_field import chained, receptive_field
 from cosyjax.vocoder.source import harmonic_source

@@ -1,6 +1,6 @@
 """Harmonic source: sines at multiples of f0, with the phase kept exactly over any length.
 
-The released model uses the second of its repository's two sine generators ("SineGen2",
+The upstream model uses the second of its repository's two sine generators ("SineGen2",
 chosen because its rate is not 22,050 Hz). That one adds up the phase once a frame, at the
 frame's centre, and interpolates between centres: within half a frame before and after a
 border the frequency is that of the later frame, and the first and the last half frame stand
@@ -30,7 +30,7 @@ def harmonic_source(
 
   Args:
     f0_BT: fundamental in Hz, not negative, [B, T]; 0 past a row's end.
-    phase_BH: phase of each harmonic before the first sample, in cycles. The released code
+    phase_BH: phase of each harmonic before the first sample, in cycles. The upstream code
       draws one, but adds it to a sample that its own downsampling skips: zeros are its output.
     noise_BAH: standard normal noise [B, A, H], A = `config.samples_per_frame` T.
     config: gives the rates; `source_amplitude` of the sines, a third of which is the noise's scale where unvoiced;
@@ -119,10 +119,10 @@ def request_phase_noise(
   changes nothing. For a batch, `jax.vmap` over its keys.
 
   Args:
-    key: the request's key for this stage; None for zeros throughout.
+    key: the request's key for the vocoder; None for zeros throughout.
     frames: mel frames to make noise for.
     config: gives H, the fundamental and its overtones, and samples of a frame.
-    random_phase: draw the overtones' initial phases. The released model has zeros in effect.
+    random_phase: draw the overtones' initial phases. The upstream model has zeros in effect.
     first: the utterance's frame that the noise begins at.
 
   Returns:

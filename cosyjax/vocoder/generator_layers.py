@@ -1,4 +1,4 @@
-"""Blocks of the HiFT generator: Snake, residual block, upsampling convolution.
+"""Layers of the HiFT generator: Snake, residual block, upsampling convolution.
 
 Frames past a row's end are zero wherever a convolution reads, so that a padded row sees the
 same zeros as the row alone.
@@ -62,7 +62,7 @@ def frame_conv(
   dtype: Dtype = jnp.float32,
   name: str | None = None,
 ) -> nn.Conv:
-  """Convolution over [B, T, C]; starts small unless told otherwise."""
+  """Convolution over [B, T, C]; starts small unless `init` says otherwise."""
   return nn.Conv(
     features,
     (shape.kernel,),
