@@ -10,6 +10,7 @@ import pytest
 
 from cosyjax.audio.stft import stft
 from cosyjax.audio.tables import hann_window
+from cosyjax.layers import convolutions
 from cosyjax.layers.basic import unbox
 from cosyjax.vocoder import discriminators
 from cosyjax.vocoder.discriminators import DiscriminatorConfig, Discriminators, NormConv, tiny_discriminators
@@ -67,7 +68,7 @@ def test_strided_convolution_is_the_plain_one(taps, stride):
     strides, pads = (1,) * (x.ndim - 3) + (stride,), [(k // 2, k // 2) for k in w.shape[:-2]]
     layout = (f"N{names}C", f"{names}IO", f"N{names}C")
     plain = jax.lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=layout)
-    return discriminators.strided_conv(x, w, stride), plain
+    return convolutions.neighbours_as_channels(x, w, stride), plain
 
   rng = np.random.default_rng(0)
   for shape, kernel in [((2, 12, 3), (taps,)), ((2, 13, 3), (taps,)), ((2, 4, 14, 3), (3, taps))]:
@@ -120,5 +121,5 @@ def test_gradient_at_silence_is_finite(small):
 def test_convolution_by_rows_is_the_convolution(shape, kernel, stride):
   x, w = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate((shape, kernel)))
   run = lambda f: jax.value_and_grad(lambda x, w: jnp.mean(jnp.sin(f(x, w, stride))), (0, 1))(x, w)
-  found, wanted = run(discriminators.conv_by_rows), run(discriminators.strided_conv)
+  found, wanted = run(convolutions.conv_by_rows), run(convolutions.neighbours_as_channels)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)

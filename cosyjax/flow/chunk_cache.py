@@ -23,8 +23,6 @@ from cosyjax.layers.basic import left_pad
 
 Cache = dict[str, jax.Array]  # what a stream keeps, by module path and one of the words below
 
-CPU_ROWS = 16  # slots that are read one by one on CPU
-
 HISTORY, KEYS, VALUES, BLOCKS = "history", "keys", "values", "blocks"
 
 
@@ -143,9 +141,6 @@ def slots_of(array: jax.Array, slots_b: jax.Array | None) -> jax.Array:
   """The given slots; all of them, without a copy, if None. Slots that do not exist give some other one."""
   if slots_b is None:
     return array
-  if jax.default_backend() == "cpu" and slots_b.shape[0] <= CPU_ROWS:
-    # Slices are copied as blocks of memory, a gather number by number: it took a tenth of a step's time.
-    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(array, slot, 1) for slot in slots_b])
   return jnp.take(array, slots_b, axis=0, mode="clip")
 
 

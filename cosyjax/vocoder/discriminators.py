@@ -6,7 +6,6 @@ arXiv:2106.07889, section 2.3) see the magnitudes of short-time Fourier transfor
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +16,7 @@ import numpy as np
 from cosyjax.audio.stft import frame, reflect_pad, rfft
 from cosyjax.audio.tables import hann_window
 from cosyjax.layers.basic import named
-from cosyjax.layers.platforms import form
+from cosyjax.layers.convolutions import strided_conv
 
 Scores = dict[str, jax.Array]
 Features = dict[str, tuple[jax.Array, ...]]
@@ -88,11 +87,7 @@ class NormConv(nn.Module):
       weight = weight * (scale_C / norm_C)
     bias_C = self.param("bias", named(nn.initializers.zeros, "conv_out"), (self.features,), jnp.float32)
     x, weight = x.astype(self.dtype), weight.astype(self.dtype)
-    plain = functools.partial(strided_conv, stride=self.stride)
-    if len(self.kernel) == 2:
-      y = form("convolution by rows", functools.partial(conv_by_rows, stride=self.stride), plain)(x, weight)
-    else:
-      y = plain(x, weight)
+    y = strided_conv(x, weight, self.stride)
     return y + bias_C.astype(self.dtype)
 
 
@@ -174,48 +169,6 @@ class Discriminators(nn.Module):
       members[f"spectrum_{s[0]}"] = SpectrumDiscriminator(s, c, self.dtype, name=f"spectrum_{s[0]}")
     results = {name: member(wave_BA) for name, member in members.items()}
     return {name: r[0] for name, r in results.items()}, {name: r[1] for name, r in results.items()}
-
-
-def strided_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Convolution of [B, N, C] or [B, H, N, C] that keeps all sizes but the last axis's: ceil(N / stride).
-
-  `stride` neighbours along that axis are put side by side as channels first, so that the
-  convolution itself has a stride of 1. Then so has its transpose, the gradient, and narrow channels fill more of a
-  matrix unit.
-
-  Args:
-    kernel: [taps, C, D] or [rows, taps, C, D], numbers of taps and rows odd.
-  """
-  axes, taps, size = kernel.ndim - 2, kernel.shape[-3], x.shape[-2]
-  # Output n reads `half` inputs on either side of stride * n: blocks n - before to n + after of `stride` each.
-  half = taps // 2
-  before, after = -(-half // stride), half // stride
-  sides = (before * stride - half, (after + 1) * stride - 1 - half)
-  kernel = jnp.pad(kernel, ((0, 0),) * (axes - 1) + (sides, (0, 0), (0, 0)))
-  kernel = kernel.reshape(*kernel.shape[: axes - 1], before + after + 1, -1, kernel.shape[-1])
-  x = jnp.pad(x, ((0, 0),) * axes + ((0, -size % stride), (0, 0)))
-  x = x.reshape(*x.shape[:-2], -1, stride * x.shape[-1])
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (1,) * axes,
-    [(k // 2, k // 2) for k in kernel.shape[: axes - 1]] + [(before, after)],
-    dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
-  )
-
-
-def conv_by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """`strided_conv` of [B, H, N, C], each row on its own with its neighbours as further channels.
-
-  Args:
-    kernel: [rows, taps, C, D], numbers of taps and rows odd.
-  """
-  batch, height, size, _ = x.shape
-  rows, taps, _, features = kernel.shape
-  x = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (0, 0), (0, 0)))
-  x = jnp.concatenate([x[:, i : i + height] for i in range(rows)], axis=-1).reshape(batch * height, size, -1)
-  y = strided_conv(x, kernel.transpose(1, 0, 2, 3).reshape(taps, -1, features), stride)
-  return y.reshape(batch, height, *y.shape[1:])
 
 
 def magnitudes(wave_BA: jax.Array, n_fft: int, hop: int, window: int) -> jax.Array:
