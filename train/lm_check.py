@@ -31,7 +31,7 @@ from cosyjax.errors import DataError
 from cosyjax.evaluation import metrics
 from cosyjax.inference.compilation import enable_cache
 from cosyjax.lm import decode, loss
-from cosyjax.lm.sequence import IGNORE, known_text_row, training_row
+from cosyjax.lm.sequence import IGNORE, known_text_sequence, training_row
 from cosyjax.lm.text_speech_lm import TextSpeechLM
 from cosyjax.speech_tokenizer import ctc, fsq
 from cosyjax.speech_tokenizer.asr_model import AsrConfig, AsrTokenizer
@@ -119,7 +119,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
   accuracy = accuracy_by_tenths(model, lm_params, rows)
   keys_B = jax.random.split(jax.random.key(args.seed), len(texts))
   said = decode.generate(
-    model, lm_params, [known_text_row((), text_L) for text_L in texts], keys_B, [1] * len(texts),
+    model, lm_params, [known_text_sequence((), text_L) for text_L in texts], keys_B, [1] * len(texts),
     [MOST * len(tokens_U) for tokens_U in tokens],
   )  # fmt: skip
   made = [one.tokens_U for one in said]
