@@ -173,7 +173,9 @@ def _said(speech: Any, compute: float) -> Said:
 
 def greatest_seconds(model: Synthesizer, request: Request) -> float:
   """Audio of a request all of whose segments stop at their greatest length."""
-  return sum(layout.max_tokens for _, layout in model.known_text(request)) / model.config.audio.token_rate / request.speed
+  return (
+    sum(layout.max_tokens for _, layout in model.known_text(request)) / model.config.audio.token_rate / request.speed
+  )
 
 
 def late_share(packets: Sequence[int], made: Sequence[float], rate: int) -> float:
