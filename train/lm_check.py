@@ -119,7 +119,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
   accuracy = accuracy_by_tenths(model, lm_params, rows)
   keys_B = jax.random.split(jax.random.key(args.seed), len(texts))
   said = decode.generate(
-    model, lm_params, [known_text_sequence((), text_L) for text_L in texts], keys_B, [1] * len(texts),
+    model, lm_params, [known_text_sequence((), text_L, config=lm_config) for text_L in texts], keys_B, [1] * len(texts),
     [MOST * len(tokens_U) for tokens_U in tokens],
   )  # fmt: skip
   made = [one.tokens_U for one in said]

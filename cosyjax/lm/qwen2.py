@@ -61,8 +61,8 @@ def pad_cache(cache: Cache, capacity: int) -> Cache:
 def fuse_for_decoding(params: dict[str, Any]) -> dict[str, Any]:
   """Parameters for `fused=True`: q, k, v in one array and gate, up in one, of each layer.
 
-  Every output stays the same sum over the same weights. Fewer, larger matrices are 4 % faster
-  at batch 1 on CPU; over several devices keep them apart, as key heads may not divide.
+  Every output stays the same sum over the same weights. Fewer, larger matrices are faster
+  at batch 1; over several devices keep them apart, as key heads may not divide.
 
   Args:
     params: nested dict of plain arrays, layers separate or stacked.
@@ -81,8 +81,8 @@ class Linear(nn.Module):
   """Linear map with the outputs first in its kernel.
 
   A decode step reads every weight once and does little else. With outputs first each output
-  is a dot product over contiguous memory, which on CPUs runs at the speed of memory (1.4
-  times as fast as inputs first); accelerators do not mind.
+  is a dot product over contiguous memory, which on CPUs runs at the speed of memory; to
+  accelerators the order makes no difference.
   """
 
   features: tuple[int, ...]
