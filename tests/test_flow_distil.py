@@ -57,6 +57,7 @@ def test_what_the_student_is_compared_with_is_what_the_teacher_generates(setting
   )
 
 
+@pytest.mark.long
 def test_the_student_learns_and_the_teacher_does_not(setting):
   model, teacher, batch, draws = setting
   teacher = stack(teacher)
