@@ -7,7 +7,7 @@ same code. Recordings are 24 kHz int16; features are computed on the device in b
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from cosyjax.audio import kaldi_fbank, log_mel_16k, mel_spectrogram
 from cosyjax.audio import pitch as pitch_lib
+from cosyjax.audio.stft import fft_options
 from cosyjax.data.batches import AUDIO, Batches
 from cosyjax.data.rows import CROP, Fields, Parts, Rows, draw
 from cosyjax.errors import DataError
@@ -123,7 +124,7 @@ def spectra(utterances: Sequence[Utterance], seconds: float, rows: int) -> dict[
     wave_BA, lengths_B = np.zeros((rows, size), np.int16), np.zeros(rows, np.int32)
     for row, one in enumerate(some):
       wave_BA[row, : len(one.wave_A)], lengths_B[row] = one.wave_A, len(one.wave_A)
-    waiting.append((_spectra(wave_BA, lengths_B), lengths_B[: len(some)]))
+    waiting.append((_program()(wave_BA, lengths_B), lengths_B[: len(some)]))
     if len(waiting) > 1:  # the device works on one batch while the host takes apart the one before
       _cut(*waiting.pop(0), out)
   for pair in waiting:
@@ -131,7 +132,12 @@ def spectra(utterances: Sequence[Utterance], seconds: float, rows: int) -> dict[
   return out
 
 
-@jax.jit
+@functools.cache
+def _program() -> Callable:
+  """The compiled spectra, made when they are first asked for: their options depend on the device."""
+  return jax.jit(_spectra, compiler_options=fft_options())
+
+
 def _spectra(wave_BA: jax.Array, lengths_B: jax.Array) -> dict[str, jax.Array]:
   wave_BA = wave_BA.astype(np.float32) / 32768
   wave_16k_BA = two_thirds(wave_BA)

@@ -17,7 +17,7 @@ const plots = new Plots(get("wave"), get("mel"), get("head"));
 const voices = new Voices(headers);
 let run = null; // {session, began, first, parts, sent, done, closed}: the utterance of the moment
 let last = null; // the finished one, for its download
-let starting = null; // words wait here for the session that the first of them opens
+let starting = null; // a session that is being opened; typed words are sent once it is
 let typedSoFar = ""; // what has been sent of a text that is typed
 
 function say(problem) {
